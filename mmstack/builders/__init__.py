@@ -1,0 +1,1 @@
+"""How a source tree becomes a wheel."""

@@ -1,0 +1,145 @@
+"""The results of a stack: `dist/<stack>/` with its wheels, its requirements and an environment ready to activate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmstack.envs import Wheel, python_of
+from mmstack.errors import CommandError, PinError, VerificationError
+from mmstack.keys import file_digest
+from mmstack.lock import parse_requirements
+from mmstack.run import run, scrubbed
+from mmstack.store import link_or_copy, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mmstack.envs import Environments
+    from mmstack.model import Artifact, LockedRequirement, Plan
+
+STAMP = "mmstack.json"
+REQUIREMENTS = ("run", "verify")
+
+
+@dataclass(frozen=True)
+class Dist:
+    """One stack's results."""
+
+    root: Path
+
+    @property
+    def env(self) -> Path:
+        """Return the environment to activate."""
+        return self.root / "env"
+
+    @property
+    def wheels(self) -> Path:
+        """Return the folder of the layers' wheels."""
+        return self.root / "wheels"
+
+    def holds(self, plan: Plan, artifacts: Sequence[Artifact]) -> bool:
+        """Return whether exactly this plan is installed."""
+        try:
+            stamp = json.loads((self.env / STAMP).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return (
+            stamp == {"key": plan.key}
+            and python_of(self.env).exists()
+            and len(artifacts) == len(plan.layers)
+            and all(_same_size(self.wheels / item.filename, item) for item in artifacts)
+        )
+
+    def install(
+        self,
+        plan: Plan,
+        artifacts: Sequence[Artifact],
+        requirements: Sequence[Wheel],
+        environments: Environments,
+        *,
+        log: Path,
+    ) -> None:
+        """Replace the wheels, the requirements and the environment by those of a plan.
+
+        Raises:
+            VerificationError: the new environment does not import every layer.
+        """
+        log.unlink(missing_ok=True)
+        self._put_wheels(artifacts)
+        self._put_requirements(plan)
+        fresh, old = self.root / "env.new", self.root / "env.old"
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        layers = [Wheel(path=item.path, sha256=item.sha256) for item in artifacts]
+        environments.make(fresh, plan.interpreter, [*requirements, *layers], log=log)
+        environments.check(fresh, log=log)
+        _import_all(plan, fresh, log)
+        write_json(fresh / STAMP, {"key": plan.key})
+        if self.env.exists():
+            self.env.replace(old)
+        fresh.replace(self.env)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def requirements(self) -> tuple[LockedRequirement, ...]:
+        """Return what runs and verifies the stack, as it was installed."""
+        files = [self.root / "requirements" / f"{name}.txt" for name in REQUIREMENTS]
+        return tuple(item for file in files for item in parse_requirements(file.read_text(encoding="utf-8")))
+
+    def checked_wheels(self, artifacts: Sequence[Mapping[str, Any]]) -> list[Wheel]:
+        """Return the layers' wheels, each the one that the manifest names.
+
+        Raises:
+            PinError: one is missing or another.
+        """
+        wheels = [Wheel(path=self.wheels / item["filename"], sha256=item["sha256"]) for item in artifacts]
+        for wheel in wheels:
+            found = file_digest(wheel.path) if wheel.path.exists() else "nothing"
+            if found != wheel.sha256:
+                raise PinError(
+                    f"{wheel.path} is not the wheel that was built",
+                    why=f"the manifest says {wheel.sha256}, here is {found}",
+                    fix="run `invoke build-stack` again, it puts the right one back",
+                )
+        return wheels
+
+    def _put_wheels(self, artifacts: Sequence[Artifact]) -> None:
+        fresh = self.root / "wheels.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        for item in artifacts:
+            link_or_copy(item.path, fresh / item.filename)
+        shutil.rmtree(self.wheels, ignore_errors=True)
+        fresh.replace(self.wheels)
+
+    def _put_requirements(self, plan: Plan) -> None:
+        folder = self.root / "requirements"
+        folder.mkdir(exist_ok=True)
+        for name, items in zip(REQUIREMENTS, (plan.run_requires, plan.verify_requires), strict=True):
+            (folder / f"{name}.txt").write_text("".join(f"{item.line()}\n" for item in items), encoding="utf-8")
+
+
+def _same_size(path: Path, artifact: Artifact) -> bool:
+    return path.exists() and path.stat().st_size == artifact.size
+
+
+def _import_all(plan: Plan, env: Path, log: Path) -> None:
+    modules = [module for layer in plan.layers for module in layer.recipe.modules]
+    home = env / "home"
+    home.mkdir()
+    try:
+        run(
+            [python_of(env), "-I", "-c", f"import {', '.join(modules)}"],
+            env=scrubbed(home, {"PYTHONDONTWRITEBYTECODE": "1"}),
+            cwd=home,
+            log=log,
+        )
+    except CommandError as error:
+        raise VerificationError(
+            "the installed environment does not import every layer", why=error.why, fix=f"read {log}"
+        ) from error
+    finally:
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,215 @@
+"""What this machine can build, and what to install where it cannot: facts in, findings out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mmstack.errors import NetworkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mmstack.model import Host
+
+Verdict = Literal["ok", "warning", "missing"]
+Family = Literal["debian", "fedora", "macos", "other"]
+
+OLDEST_COMPILER = {"GCC": 9, "clang": 10}  # the first with all of C++17
+GIB = 1 << 30
+INSTALL: Mapping[str, Mapping[Family, str]] = {
+    "compiler": {
+        "debian": "sudo apt-get install build-essential",
+        "fedora": "sudo dnf install gcc gcc-c++ make",
+        "macos": "xcode-select --install",
+        "other": "install GCC 9 or clang 10, or a later one, with its C++ part",
+    },
+    "git": {
+        "debian": "sudo apt-get install git",
+        "fedora": "sudo dnf install git",
+        "macos": "xcode-select --install",
+        "other": "install git",
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at; `fix` is what to do about it, empty where nothing is to be done."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a stack asks of a machine; sizes in bytes.
+
+    Attributes:
+        pythons: versions `X.Y` that it is made for, the preferred first.
+        compiles: whether a layer of it is compiled.
+        disk: the room that a build and its results take.
+        memory_per_job: what the hungriest compile job takes.
+    """
+
+    pythons: tuple[str, ...]
+    compiles: bool
+    disk: int
+    memory_per_job: int
+
+
+def family(system: str, os_release: Mapping[str, str]) -> Family:
+    """Return whose package manager this machine has, by the fields of its os-release file."""
+    if system == "Darwin":
+        return "macos"
+    names = {os_release.get("ID", ""), *os_release.get("ID_LIKE", "").split()}
+    if names & {"debian", "ubuntu"}:
+        return "debian"
+    return "fedora" if names & {"fedora", "rhel"} else "other"
+
+
+def examine(
+    host: Host,
+    needs: Needs,
+    *,
+    state: Path,
+    reach: Callable[[], str],
+    git: Path | None,
+    os_release: Mapping[str, str],
+) -> tuple[Finding, ...]:
+    """Return what is there and what is missing, one finding for each thing that a build needs.
+
+    Args:
+        host: the facts about this machine.
+        needs: what the stack asks of it.
+        state: the state folder, as a user would name it.
+        reach: asks the package index for something small and returns what answered, or raises NetworkError.
+        git: the git program, if there is one.
+        os_release: the fields of the machine's os-release file.
+    """
+    system = family(host.system, os_release)
+    return (
+        _python(host, needs),
+        _uv(host),
+        _compiler(host, needs, system),
+        _disk(host, needs, state),
+        _memory(host, needs),
+        _index(reach),
+        _git(git, system),
+        _gpu(host),
+    )
+
+
+def _python(host: Host, needs: Needs) -> Finding:
+    usable = [python for python in host.pythons if python.minor in needs.pythons]
+    if usable:
+        best = min(usable, key=lambda python: needs.pythons.index(python.minor))
+        return Finding(name="python", verdict="ok", found=f"{best.version} ({best.path})")
+    there = ", ".join(python.version for python in host.pythons) or "none"
+    reasons = "".join(f"; {name}: {note}" for name, note in host.notes.items() if name.startswith("python "))
+    return Finding(
+        name="python",
+        verdict="missing",
+        found=f"{there}, wanted one of {', '.join(needs.pythons)}{reasons}",
+        fix=f"uv python install {needs.pythons[0]}",
+    )
+
+
+def _uv(host: Host) -> Finding:
+    if host.uv:
+        return Finding(name="uv", verdict="ok", found=host.uv)
+    return Finding(
+        name="uv", verdict="missing", found=host.notes.get("uv", "not found"), fix="python3 -m pip install uv"
+    )
+
+
+def _compiler(host: Host, needs: Needs, system: Family) -> Finding:
+    lacking: Verdict = "missing" if needs.compiles else "warning"
+    if host.compiler is None:
+        found = host.notes.get("compiler", "not found")
+        fix = "unset CC CXX, or set both to compilers that work" if re.match("(CC|CXX)=", found) else _install(system)
+        return Finding(name="compiler", verdict=lacking, found=found, fix=fix)
+    found = f"{host.compiler.version} ({host.compiler.cxx})"
+    release = _release(host.compiler.version)
+    if release is None:
+        return Finding(
+            name="compiler",
+            verdict="warning",
+            found=f"{found}, neither GCC nor clang by its name",
+            fix=_install(system),
+        )
+    kind, major = release
+    if major < OLDEST_COMPILER[kind]:
+        wanted = f"wanted {kind} {OLDEST_COMPILER[kind]} or later, for C++17"
+        return Finding(name="compiler", verdict=lacking, found=f"{found}, {wanted}", fix=_install(system))
+    return Finding(name="compiler", verdict="ok", found=found)
+
+
+def _install(system: Family) -> str:
+    return INSTALL["compiler"][system]
+
+
+def _release(version: str) -> tuple[str, int] | None:
+    """Return family and major version of what a C++ compiler says of itself.
+
+    GCC's own version stands behind the parenthesis, in which distributions put theirs.
+    """
+    clang = re.search(r"clang version (\d+)", version)
+    if clang is not None:
+        return "clang", int(clang[1])
+    gcc = re.search(r"\)\s+(\d+)\.", version)
+    return ("GCC", int(gcc[1])) if gcc is not None else None
+
+
+def _disk(host: Host, needs: Needs, state: Path) -> Finding:
+    found = f"{_gib(host.disk_free)} free for {state}, {_gib(needs.disk)} needed"
+    if host.disk_free >= needs.disk:
+        return Finding(name="disk", verdict="ok", found=found)
+    fix = f"free {_gib(needs.disk - host.disk_free)}, or set MMSTACK_HOME to a folder on a larger disk"
+    return Finding(name="disk", verdict="missing", found=found, fix=fix)
+
+
+def _memory(host: Host, needs: Needs) -> Finding:
+    each = f"{_gib(needs.memory_per_job)} per compile job"
+    if host.memory < needs.memory_per_job:
+        found = f"{_gib(host.memory)}, less than {each}"
+        return Finding(name="memory", verdict="warning", found=found, fix="add memory or swap; build with --jobs 1")
+    jobs = min(host.cores, host.memory // needs.memory_per_job) if needs.memory_per_job else host.cores
+    found = f"{_gib(host.memory)}, {each}: room for {jobs} at once on {host.cores} cores"
+    return Finding(name="memory", verdict="ok", found=found)
+
+
+def _index(reach: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name="index", verdict="ok", found=reach())
+    except NetworkError as error:
+        fix = error.fix or "check the network, and the index settings of uv and pip"
+        return Finding(name="index", verdict="missing", found=": ".join(filter(None, (error.what, error.why))), fix=fix)
+
+
+def _git(git: Path | None, system: Family) -> Finding:
+    if git is not None:
+        return Finding(name="git", verdict="ok", found=str(git))
+    return Finding(
+        name="git", verdict="warning", found="not found; only git sources need it", fix=INSTALL["git"][system]
+    )
+
+
+def _gpu(host: Host) -> Finding:
+    if "gpu" in host.notes:
+        return Finding(
+            name="gpu",
+            verdict="warning",
+            found=host.notes["gpu"],
+            fix="repair the driver's installation: see nvidia-smi",
+        )
+    gpus = ", ".join(f"{gpu.name} ({gpu.capability}, driver {gpu.driver})" for gpu in host.gpus)
+    return Finding(name="gpu", verdict="ok", found=gpus or "none visible: checks on a GPU will be reported as not run")
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,169 @@
+"""From a request to a verified stack: plans, and carries the plan out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmstack.catalog import Catalog
+from mmstack.dist import Dist
+from mmstack.errors import InterruptedRunError, MmstackError, UsageError, VerificationError, did_you_mean
+from mmstack.events import LayerVerified, PlanReady, RunEnded
+from mmstack.host import describe
+from mmstack.keys import key
+from mmstack.model import StepKind
+from mmstack.resolve import Findings, candidates, resolve, select
+from mmstack.schedule import run_steps
+from mmstack.store import disk_errors
+from mmstack.verify import Suite, suite_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mmstack.model import Artifact, Host, Interpreter, Plan, Request, Step, Verification
+    from mmstack.workshop import Workshop
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Plans and builds in one checkout."""
+
+    workshop: Workshop
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """Return the repository's stacks, recipes and patches."""
+        return Catalog(self.workshop.paths.root)
+
+    def plan(self, request: Request, host: Host, interpreter: Interpreter) -> Plan:
+        """Return what a request leads to on this machine; looks up what planning needs."""
+        selection = select(request, self.catalog)
+        findings = Findings(
+            chosen={
+                name: self.workshop.choose(source, candidates(source, interpreter))
+                for name, source in selection.sources.items()
+                if source.files
+            },
+            trees={
+                name: self.workshop.tree_digest(name, source.path)
+                for name, source in selection.sources.items()
+                if source.path
+            },
+        )
+        return resolve(request, selection, host, interpreter, self.catalog, findings)
+
+    def cached(self, plan: Plan) -> frozenset[str]:
+        """Return the ids of the steps whose results are already there."""
+        store, installed = self.workshop.store, self._installed(plan)
+        done = set()
+        for step in plan.steps:
+            if step.kind is StepKind.VERIFY:
+                found = installed and store.find_verification(step.key) is not None
+            elif step.kind is StepKind.INSTALL:
+                found = installed
+            else:
+                found = bool(step.layer) and store.find(step.key) is not None
+            if found:
+                done.add(step.id)
+        last = {step.id for step in plan.steps if step.kind in {StepKind.INSTALL, StepKind.VERIFY}}
+        return frozenset(done | {str(StepKind.FETCH)} if last <= done else done)
+
+    def build(self, plan: Plan, *, stop_after: str = "") -> tuple[Verification, ...]:
+        """Carry a plan out and return what its verification found.
+
+        Raises:
+            MmstackError: of whatever kind the first failing step ended with.
+        """
+        started = time.monotonic()
+        steps = _until(plan.steps, stop_after)
+        cached = self.cached(plan)
+        self.workshop.listener(PlanReady(plan=plan, cached=cached))
+        error: MmstackError | None = None
+        failed: tuple[Verification, ...] = ()
+        try:
+            with disk_errors(self.workshop.paths.state):
+                run_steps(
+                    steps,
+                    cached,
+                    lambda step: self.workshop.execute(plan, step),
+                    self.workshop.listener,
+                    stop=self.workshop.stop,
+                )
+        except MmstackError as problem:
+            error = problem
+            if isinstance(problem, VerificationError) and problem.verification:
+                failed = (problem.verification,)
+            raise
+        except KeyboardInterrupt:
+            error = InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
+            raise error from None
+        finally:
+            self.workshop.listener(
+                RunEnded(
+                    plan=plan,
+                    artifacts=self._artifacts(plan),
+                    verifications=self._verifications(plan) + failed,
+                    seconds=time.monotonic() - started,
+                    error=error,
+                )
+            )
+        return self._verifications(plan)
+
+    def verify_again(self, dist: Dist, manifest: Mapping[str, Any]) -> tuple[Verification, ...]:
+        """Prove the wheels that stand in a stack's folder, whoever built them, bottom-up in fresh environments.
+
+        Raises:
+            PinError: a wheel is not the one that the manifest names.
+            VerificationError: a layer does not do what its suite demands.
+        """
+        shop = self.workshop
+        interpreter = describe(Path(manifest["interpreter"]["path"]), cache=shop.paths.state / "pythons.json")
+        requirements = dist.requirements()
+        shop.download((), requirements, interpreter)
+        wheels = dist.checked_wheels(manifest["artifacts"])
+        stack = self.catalog.stack(manifest["stack"]["name"])
+        versions = {item["name"]: item["version"] for item in manifest["layers"]}
+        results: list[Verification] = []
+        for count, layer in enumerate(manifest["layers"], start=1):
+            suite = Suite(
+                layer=layer["name"],
+                key=key("again", {"layer": layer["key"], "at": time.time_ns()}),
+                folder=self.catalog.recipe(layer["name"]).folder / "verify",
+                facts=suite_facts(stack, layer["name"], versions, interpreter.version, shop.options),
+            )
+            log = dist.root / "logs" / f"verify-{layer['name']}.log"
+            result = shop.prove(suite, wheels[:count], requirements, interpreter, log=log)
+            shop.listener(LayerVerified(verification=result, cached=False))
+            results.append(result)
+        return tuple(results)
+
+    def _installed(self, plan: Plan) -> bool:
+        return Dist(self.workshop.paths.dist / plan.stack.name).holds(plan, self._artifacts(plan))
+
+    def _artifacts(self, plan: Plan) -> tuple[Artifact, ...]:
+        return tuple(found for layer in plan.layers if (found := self.workshop.store.find(layer.key)))
+
+    def _verifications(self, plan: Plan) -> tuple[Verification, ...]:
+        store = self.workshop.store
+        return tuple(found for layer in plan.layers if (found := store.find_verification(layer.verify_key)))
+
+
+def _until(steps: Sequence[Step], stop_after: str) -> tuple[Step, ...]:
+    """Return the steps of that kind and all that they wait for."""
+    if not stop_after:
+        return tuple(steps)
+    kinds = [str(kind) for kind in StepKind]
+    if stop_after not in kinds:
+        raise UsageError(f"--stop-after: there is no step '{stop_after}'", why=did_you_mean(stop_after, kinds))
+    by_id = {step.id: step for step in steps}
+    wanted = [step.id for step in steps if step.kind == stop_after]
+    kept: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in kept:
+            kept.add(name)
+            wanted += by_id[name].needs
+    return tuple(step for step in steps if step.id in kept)

@@ -1,0 +1,100 @@
+"""Locks: the exact distributions of a stack, by version and digest, and no word on where they come from."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from packaging.markers import InvalidMarker, Marker
+
+from mmstack import tables
+from mmstack.errors import CatalogError
+from mmstack.model import Lock, LockedRequirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: *; *(?P<marker>[^\\]+?))?(?: *\\)?$")
+HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+
+
+def read_lock(file: Path) -> Lock:
+    """Read a lock.
+
+    Raises:
+        CatalogError: it is missing or malformed.
+    """
+    if not file.exists():
+        raise CatalogError(f"{file} is missing", fix=f"make it with `invoke lock --stack {file.stem}`")
+    table = tables.load(file).only("version", "inputs", "set", "sha256")
+    if table.get("version", int) != 1:
+        raise CatalogError(f"{file} has a version that this mmstack does not know", fix="make it anew: `invoke lock`")
+    sets, digests = table.table("set"), table.table("sha256")
+    return Lock(
+        inputs=table.text("inputs"),
+        sets={name: tuple(_entry(line, digests) for line in sets.texts(name)) for name in sets.values},
+    )
+
+
+def write_lock(lock: Lock) -> str:
+    """Return the text of a lock file: what each set holds, and once for each release its digests."""
+    lines = ["# made by `invoke lock`; not to be edited", "version = 1", f'inputs = "{lock.inputs}"', "", "[set]"]
+    digests: dict[str, tuple[str, ...]] = {}
+    for name, requirements in sorted(lock.sets.items()):
+        lines += [f"{name} = [", *(f"  {json.dumps(_line(item))}," for item in requirements), "]"]
+        digests |= {f"{item.name}=={item.version}": item.sha256 for item in requirements}
+    lines += ["", "[sha256]"]
+    for release, values in sorted(digests.items()):
+        lines += [f'"{release}" = [', *(f'  "{digest}",' for digest in values), "]"]
+    return "\n".join(lines) + "\n"
+
+
+def parse_requirements(text: str) -> tuple[LockedRequirement, ...]:
+    """Read a hash-pinned requirements file as `uv pip compile --generate-hashes` writes it."""
+    found: list[LockedRequirement] = []
+    for block in re.split(r"\n(?=\S)", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE)):
+        head = block.split("\n", 1)[0].strip()
+        if not head or head.startswith("#"):
+            continue
+        match = REQUIREMENT.match(head)
+        hashes = tuple(sorted(HASH.findall(block)))
+        if match is None or not hashes:
+            raise CatalogError("a resolved requirement is not pinned by version and hash", why=head)
+        found.append(
+            LockedRequirement(
+                name=match["name"],
+                version=match["version"],
+                marker=(match["marker"] or "").strip(),
+                sha256=hashes,
+            )
+        )
+    return tuple(found)
+
+
+def applicable(requirements: Iterable[LockedRequirement], markers: Mapping[str, str]) -> tuple[LockedRequirement, ...]:
+    """Return the requirements that an interpreter with these markers installs."""
+    return tuple(item for item in requirements if not item.marker or Marker(item.marker).evaluate(dict(markers)))
+
+
+def _line(item: LockedRequirement) -> str:
+    return f"{item.name}=={item.version}" + (f" ; {item.marker}" if item.marker else "")
+
+
+def _entry(line: str, digests: tables.Table) -> LockedRequirement:
+    match = REQUIREMENT.match(line)
+    if match is None:
+        raise CatalogError(f"{digests.file}: {line!r} is no pinned requirement", fix="make it anew: `invoke lock`")
+    marker = match["marker"] or ""
+    try:
+        if marker:
+            Marker(marker)
+    except InvalidMarker as error:
+        raise CatalogError(f"{digests.file}: {line!r} has no valid marker", why=str(error)) from error
+    return LockedRequirement(
+        name=match["name"],
+        version=match["version"],
+        marker=marker,
+        sha256=digests.texts(f"{match['name']}=={match['version']}"),
+    )

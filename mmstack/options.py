@@ -1,0 +1,62 @@
+"""Reads what the user typed into a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmstack.errors import UsageError
+from mmstack.model import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options that choose what is built, as typed; `--help` says what each means."""
+
+    stack: str = ""
+    cuda: str = ""
+    python: str = ""
+    arch: str = ""
+    source: Sequence[str] = ()
+    flag: Sequence[str] = ()
+    without: Sequence[str] = ()
+    jobs: str = ""
+
+    def request(self) -> Request:
+        """Return the request that they mean.
+
+        Raises:
+            UsageError: a word has not the form that its option wants.
+        """
+        if self.jobs and not (self.jobs.isdecimal() and int(self.jobs) > 0):
+            raise UsageError(f"--jobs: '{self.jobs}' is no number of jobs", fix="write e.g. `--jobs 2`")
+        return Request(
+            stack=self.stack,
+            cuda=self.cuda,
+            python=self.python,
+            arch=tuple(word for word in self.arch.replace(";", ",").split(",") if word),
+            sources=_pairs("--source", self.source),
+            flags=_pairs("--flag", self.flag),
+            without=tuple(self.without),
+            jobs=int(self.jobs or 0),
+        )
+
+    def words(self) -> list[str]:
+        """Return them as the user would type them again."""
+        single = {name: getattr(self, name) for name in ("stack", "cuda", "python", "arch", "jobs")}
+        words = [f"--{name} {value}" for name, value in single.items() if value]
+        many = {name: getattr(self, name) for name in ("source", "flag", "without")}
+        return words + [f"--{name} {value}" for name, values in many.items() for value in values]
+
+
+def _pairs(option: str, words: Sequence[str]) -> Mapping[str, str]:
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise UsageError(f"{option}: '{word}' is not NAME=VALUE", fix=f"write e.g. `{option} LAYER=VALUE`")
+        pairs[name] = value
+    return pairs

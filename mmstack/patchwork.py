@@ -1,0 +1,173 @@
+"""Keeps patch series: proves them against the pinned sources, and makes new patches from edited trees."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from mmstack import constraints, patches
+from mmstack.errors import UsageError
+from mmstack.keys import file_digest
+from mmstack.sources.archive import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mmstack.catalog import Catalog
+    from mmstack.model import FilePin, Patch, RecipeData
+    from mmstack.workshop import Workshop
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A series that applies, in order, to one release: every patch in its range, whatever its `when`."""
+
+    project: str
+    version: str
+    patches: tuple[str, ...]
+
+
+def prove_all(workshop: Workshop, catalog: Catalog) -> tuple[Proof, ...]:
+    """Apply every series to every release that a recipe pins as an sdist.
+
+    Raises:
+        PatchError: one does not apply, is already applied or changes nothing.
+    """
+    return tuple(
+        _prove(workshop, catalog, recipe, version, kinds["sdist"][0])
+        for recipe in catalog.recipes.values()
+        for version, kinds in recipe.releases.items()
+        if "sdist" in kinds
+    )
+
+
+def edit(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str) -> Path:
+    """Lay out a release with its series applied, for the user to edit, and return the tree.
+
+    Raises:
+        UsageError: a tree that was edited before is still there.
+    """
+    folder = workshop.paths.state / "edit" / recipe.name
+    if folder.exists():
+        raise UsageError(
+            f"{folder / 'tree'} is there from an earlier edit",
+            fix=f"save it with `invoke patches.save {recipe.name} NAME`, or remove {folder}",
+        )
+    pin = _sdist(recipe, version)
+    base = _patched(workshop, catalog, recipe, version, pin, folder)
+    shutil.copytree(base, folder / "tree", symlinks=True)
+    base.rename(folder / "base")
+    (folder / "edit.json").write_text(json.dumps({"version": version}), encoding="utf-8")
+    return folder / "tree"
+
+
+def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, reason: str) -> Path:
+    """Write what was edited as a new patch at the end of the series, and return its file.
+
+    Raises:
+        UsageError: there is no edited tree, or it was not changed, or the name is no slug.
+    """
+    if not SLUG.fullmatch(name):
+        raise UsageError(f"'{name}' is no name for a patch", fix="write lower-case words joined by hyphens")
+    folder = workshop.paths.state / "edit" / recipe.name
+    if not (folder / "edit.json").exists():
+        raise UsageError(
+            f"no tree of {recipe.name} is being edited", fix=f"begin with `invoke patches.edit {recipe.name}`"
+        )
+    body = "".join(_tree_diff(folder / "base", folder / "tree"))
+    if not body:
+        raise UsageError(f"{folder / 'tree'} was not changed", fix="edit it, then save again")
+    version = json.loads((folder / "edit.json").read_text(encoding="utf-8"))["version"]
+    series = catalog.root / "patches" / recipe.project / "series.toml"
+    number = len(catalog.patches.get(recipe.project, ())) + 1
+    file = series.parent / f"{number:04d}-{name}.patch"
+    series.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(
+        f"Subject: {name.replace('-', ' ')}\n\n{reason}\n\n{body}", encoding="utf-8", errors="surrogateescape"
+    )
+    _append(series, recipe.project, file, name, version, reason)
+    shutil.rmtree(folder)
+    return file
+
+
+def _prove(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, pin: FilePin) -> Proof:
+    folder = workshop.paths.state / "work" / f"prove-{recipe.project}-{version}"
+    try:
+        _patched(workshop, catalog, recipe, version, pin, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    ids = tuple(patch.id for patch in _in_range(catalog, recipe, version))
+    return Proof(project=recipe.project, version=version, patches=ids)
+
+
+def _patched(
+    workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, pin: FilePin, folder: Path
+) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    workshop.fetch_pins(recipe.project, [pin])
+    tree = unpack(workshop.downloads.path(pin), folder)
+    for patch in _in_range(catalog, recipe, version):
+        patches.apply(patch, tree)
+    return tree
+
+
+def _in_range(catalog: Catalog, recipe: RecipeData, version: str) -> tuple[Patch, ...]:
+    return tuple(
+        patch
+        for patch in catalog.patches.get(recipe.project, ())
+        if constraints.holds({recipe.project: patch.versions}, {recipe.project: version})
+    )
+
+
+def _sdist(recipe: RecipeData, version: str) -> FilePin:
+    releases = {known: kinds["sdist"][0] for known, kinds in recipe.releases.items() if "sdist" in kinds}
+    if version not in releases:
+        raise UsageError(
+            f"{recipe.name} {version} is not pinned as an sdist",
+            why=f"pinned: {', '.join(releases) or 'none'}",
+            fix="choose one with `--version`",
+        )
+    return releases[version]
+
+
+def _tree_diff(base: Path, tree: Path) -> Iterator[str]:
+    names = {path.relative_to(root).as_posix() for root in (base, tree) for path in root.rglob("*") if path.is_file()}
+    for name in sorted(names):
+        old, new = _lines(base / name), _lines(tree / name)
+        if old != new:
+            yield f"diff --git a/{name} b/{name}\n"
+            yield from (
+                ["new file mode 100644\n"] if old is None else ["deleted file mode 100644\n"] if new is None else []
+            )
+            sides = ("/dev/null" if old is None else f"a/{name}", "/dev/null" if new is None else f"b/{name}")
+            for line in difflib.unified_diff(old or [], new or [], *sides):
+                yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
+def _lines(path: Path) -> list[str] | None:
+    if not path.exists():
+        return None
+    return StringIO(path.read_bytes().decode("utf-8", "surrogateescape")).readlines()
+
+
+def _append(series: Path, project: str, file: Path, name: str, version: str, reason: str) -> None:
+    text = series.read_text(encoding="utf-8") if series.exists() else f"project = {json.dumps(project)}\n"
+    entry = {
+        "file": file.name,
+        "id": f"{project}-{name}",
+        "versions": f"=={version}",
+        "reason": reason,
+        "upstream": "not reported yet",
+        "retire_when": "upstream takes it",
+        "sha256": file_digest(file),
+    }
+    lines = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in entry.items())
+    series.write_text(f"{text.rstrip()}\n\n[[patch]]\n{lines}", encoding="utf-8")

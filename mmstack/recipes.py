@@ -1,0 +1,68 @@
+"""What a layer's `recipe.py` may say beyond its data: a small protocol and its default."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from mmstack.errors import CatalogError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildFacts:
+    """What a recipe may base its environment on: flags, and the stack's versions by name."""
+
+    flags: Mapping[str, str]
+    versions: Mapping[str, str]
+    cuda: str
+
+
+class Recipe(Protocol):
+    """What data cannot say of a layer. Both methods are pure but for reading the wheel."""
+
+    def environment(self, facts: BuildFacts) -> Mapping[str, str]:
+        """Return build variables; `{jobs}` in a value becomes the number of parallel jobs."""
+
+    def check(self, wheel: Path, facts: BuildFacts) -> tuple[str, ...]:
+        """Return the names of the layer's own gates that the wheel passed.
+
+        Raises:
+            GateError: it did not.
+        """
+
+
+class DataOnly:
+    """The recipe of a layer that needs no code."""
+
+    def environment(self, facts: BuildFacts) -> Mapping[str, str]:  # noqa: ARG002 - the protocol's signature
+        """Return nothing."""
+        return {}
+
+    def check(self, wheel: Path, facts: BuildFacts) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
+        """Demand nothing."""
+        return ()
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """Return the object `recipe` of a layer's `recipe.py`, or the default where there is none.
+
+    Raises:
+        CatalogError: the file does not define it.
+    """
+    file = folder / "recipe.py"
+    if not file.exists():
+        return DataOnly()
+    spec = importlib.util.spec_from_file_location(f"recipe_{folder.name}", file)
+    if spec is None or spec.loader is None:
+        raise CatalogError(f"{file} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = getattr(module, "recipe", None)
+    if recipe is None:
+        raise CatalogError(f"{file} defines no `recipe`", fix="end it with `recipe = ...`")
+    return cast("Recipe", recipe)

@@ -1,0 +1,423 @@
+"""Events to files: a manifest that says what was built, and a page rendered from that manifest alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from mmstack import __version__
+from mmstack.diagnose import plain
+from mmstack.errors import CatalogError, DiskError, UsageError
+from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mmstack.events import Event
+    from mmstack.model import Artifact, LayerPlan, LockedRequirement, Plan, Step, Verification
+
+SCHEMA = 1
+MANIFEST_NAME = "manifest.json"
+PAGE_NAME = "report.html"
+OUTCOMES = ("passed", "failed", "not run")
+Manifest = dict[str, Any]
+
+_MINUTE = 60.0
+_HOUR = 3600.0
+_AXIS_TICKS = 8
+_AXIS_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400)
+
+
+class Report:
+    """Listens to a run and, when it is over, writes its manifest and its page to `dist/<stack>/`.
+
+    A run that found everything done leaves the files of the run that did it.
+
+    Args:
+        dist: the folder that holds one folder per stack.
+        reproduce: the commands that do the same again, as the page is to show them.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, *, dist: Path, reproduce: str, clock: Callable[[], float] = time.time) -> None:
+        self._dist = dist
+        self._reproduce = reproduce
+        self._clock = clock
+        self._started = clock()
+        self._cached: frozenset[str] = frozenset()
+        self._reused: set[str] = set()
+        self._steps: list[StepEnded] = []
+        self._warnings: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event.
+
+        Raises:
+            DiskError: the run is over and its files cannot be written.
+        """
+        match event:
+            case PlanReady():
+                self._started = self._clock()
+                self._cached = event.cached
+                self._warnings.extend(event.plan.warnings)
+            case StepEnded():
+                self._steps.append(event)
+            case Notice(level="warning"):
+                self._warnings.append(event.text)
+            case LayerVerified(cached=True):
+                self._reused.add(event.verification.layer)
+            case RunEnded():
+                self._finish(event)
+            case _:
+                pass
+
+    def _finish(self, event: RunEnded) -> None:
+        if event.plan is None:
+            return
+        manifest = to_manifest(
+            event,
+            event.plan,
+            steps=self._steps,
+            cached=self._cached,
+            reused=self._reused,
+            warnings=self._warnings,
+            reproduce=self._reproduce,
+            started=self._started,
+        )
+        folder = self._dist / event.plan.stack.name
+        if not (nothing_done(manifest) and _describes_same(folder / MANIFEST_NAME, manifest)):
+            write(folder, manifest)
+
+
+def nothing_done(manifest: Manifest) -> bool:
+    """Return whether a run found all that it was asked for already there."""
+    return manifest["error"] is None and all(step["outcome"] == "cached" for step in manifest["steps"])
+
+
+def to_manifest(
+    ended: RunEnded,
+    plan: Plan,
+    *,
+    steps: Sequence[StepEnded] = (),
+    cached: frozenset[str] = frozenset(),
+    reused: set[str] | frozenset[str] = frozenset(),
+    warnings: Sequence[str] = (),
+    reproduce: str = "",
+    started: float = 0.0,
+) -> Manifest:
+    """Return all that is known of a run as plain data, the one thing that every view is made from.
+
+    Args:
+        ended: the end of the run.
+        plan: what it was to do.
+        steps: the steps that ended.
+        cached: the ids of the steps that were done before the run began.
+        reused: the layers whose verification an earlier run did.
+        warnings: what the user was warned of.
+        reproduce: the commands that do the same again.
+        started: when the run began, in seconds since the epoch.
+    """
+    results = {step.step.id: step for step in steps}
+    error = ended.error
+    return {
+        "schema": SCHEMA,
+        "generator": f"mmstack {__version__}",
+        "stack": {"name": plan.stack.name, "summary": plan.stack.summary, "cuda": plan.stack.cuda},
+        "key": plan.key,
+        "verdict": ended.verdict,
+        "error": error and {"slug": error.slug, "what": error.what, "why": error.why, "fix": error.fix},
+        "started": datetime.fromtimestamp(started, tz=timezone.utc).isoformat(timespec="seconds"),
+        "seconds": round(ended.seconds, 3),
+        "jobs": plan.jobs,
+        "interpreter": {
+            "path": str(plan.interpreter.path),
+            "version": plan.interpreter.version,
+            "tag": plan.interpreter.tag,
+            "platform": plan.interpreter.platform,
+        },
+        "compiler": plan.compiler
+        and {
+            "cc": str(plan.compiler.cc),
+            "cxx": str(plan.compiler.cxx),
+            "version": plan.compiler.version,
+        },
+        "layers": [_layer(layer) for layer in plan.layers],
+        "requirements": [
+            {"set": name, **_requirement(requirement)}
+            for name, requirements in (("run", plan.run_requires), ("verify", plan.verify_requires))
+            for requirement in requirements
+        ],
+        "artifacts": [_artifact(artifact) for artifact in ended.artifacts],
+        "steps": [_step(step, results.get(step.id), step.id in cached, started) for step in plan.steps],
+        "verifications": [_verification(found, found.layer in reused) for found in ended.verifications],
+        "warnings": list(dict.fromkeys(warnings)),
+        "reproduce": reproduce,
+    }
+
+
+def _layer(layer: LayerPlan) -> Manifest:
+    files = (layer.chosen,) if layer.chosen else ()
+    return {
+        "name": layer.name,
+        "project": layer.source.project,
+        "version": layer.version,
+        "summary": layer.recipe.summary,
+        "source": {
+            "kind": layer.source.kind,
+            "path": str(layer.source.path) if layer.source.path else "",
+            "files": [{"filename": file.filename, "sha256": file.sha256} for file in files],
+        },
+        "patches": [
+            {
+                "id": patch.id,
+                "sha256": patch.sha256,
+                "reason": patch.reason,
+                "upstream": patch.upstream,
+                "retire_when": patch.retire_when,
+            }
+            for patch in layer.patches
+        ],
+        "flags": dict(layer.flags),
+        "environment": dict(layer.environment),
+        "build_requires": [_requirement(requirement) for requirement in layer.build_requires],
+        "key": layer.key,
+        "verify_key": layer.verify_key,
+        "reproducible": layer.reproducible,
+    }
+
+
+def _requirement(requirement: LockedRequirement) -> Manifest:
+    return {"name": requirement.name, "version": requirement.version, "sha256": list(requirement.sha256)}
+
+
+def _artifact(artifact: Artifact) -> Manifest:
+    return {
+        "layer": artifact.layer,
+        "filename": artifact.filename,
+        "sha256": artifact.sha256,
+        "size": artifact.size,
+        "seconds": round(artifact.seconds, 3),
+        "gates": list(artifact.gates),
+        "key": artifact.key,
+        "reproducible": artifact.reproducible,
+    }
+
+
+def _step(step: Step, ended: StepEnded | None, cached: bool, origin: float) -> Manifest:  # noqa: FBT001 - a fact, not a switch
+    outcome = ended.outcome if ended else "cached" if cached else "not reached"
+    return {
+        "id": step.id,
+        "kind": str(step.kind),
+        "layer": step.layer,
+        "title": step.title,
+        "outcome": outcome,
+        "start": round(max(ended.started - origin, 0.0), 3) if ended else 0.0,
+        "seconds": round(max(ended.ended - ended.started, 0.0), 3) if ended else 0.0,
+        "detail": ended.detail if ended else "",
+    }
+
+
+def _verification(found: Verification, reused: bool) -> Manifest:  # noqa: FBT001 - a fact, not a switch
+    return {
+        "layer": found.layer,
+        "key": found.key,
+        "cached": reused,
+        "seconds": round(found.seconds, 3),
+        "counts": {outcome: found.count(outcome) for outcome in OUTCOMES},
+        "checks": [
+            {
+                "name": check.name,
+                "outcome": check.outcome,
+                "seconds": round(check.seconds, 4),
+                "detail": check.detail,
+            }
+            for check in found.checks
+        ],
+    }
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write a run's manifest and page to a folder, each whole or not at all.
+
+    Raises:
+        DiskError: the disk is full, read-only or not ours to write.
+    """
+    page = render(manifest)
+    write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
+    write_atomically(folder / PAGE_NAME, page)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Put `text` at `path` so that a reader finds the old file or the new one, never a part.
+
+    Raises:
+        DiskError: the disk is full, read-only or not ours to write.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            fix="make room, or make the folder writable, and run the same command again",
+        ) from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of the last run whose results are in a folder.
+
+    Raises:
+        UsageError: there is none.
+        CatalogError: it is none that this version of mmstack wrote.
+    """
+    path = folder / MANIFEST_NAME
+    again = "run `uv run invoke build-stack` for this stack: it writes the manifest anew"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no report yet: {path} does not exist", fix=again) from error
+    except (OSError, ValueError) as error:
+        raise CatalogError(f"{path} cannot be read", why=str(error), fix=again) from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise CatalogError(f"{path} has schema {schema!r}, not {SCHEMA}", fix=again)
+    return dict(manifest)
+
+
+def _describes_same(path: Path, manifest: Manifest) -> bool:
+    try:
+        earlier = read_manifest(path.parent)
+    except (UsageError, CatalogError):
+        return False
+    return (earlier.get("key"), earlier.get("verdict")) == (manifest["key"], manifest["verdict"])
+
+
+def render(manifest: Manifest) -> str:
+    """Return the page: one HTML document that needs nothing but itself.
+
+    Raises:
+        CatalogError: the manifest lacks what the page shows.
+    """
+    try:
+        return _environment().get_template("report.html.jinja").render(manifest, chart=chart(manifest["steps"]))
+    except (jinja2.UndefinedError, KeyError, TypeError, ValueError) as error:
+        raise CatalogError(
+            "the manifest is not one that this version of mmstack writes", why=str(error), fix="build the stack again"
+        ) from error
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_inert,
+    )
+    environment.filters.update(duration=duration, size=size, is_link=is_link)
+    return environment
+
+
+def _inert(value: object) -> object:
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def is_link(text: str) -> bool:
+    """Return whether `text` may stand as a link's target: a web address and nothing else."""
+    return re.fullmatch(r"https?://\S+", text, re.IGNORECASE) is not None
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `0.3 s`, `5 min 12 s`, `1 h 05 min`."""
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{seconds:.1f} s"
+    if whole < _HOUR:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def size(count: int) -> str:
+    """Return bytes as people say them, in powers of a thousand."""
+    number = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":  # noqa: PLR2004 - what kilo means
+            break
+        number /= 1000
+    return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def chart(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return where each step's bar lies on a common axis: starts and widths as fractions of `end`."""
+    end = max((step["start"] + step["seconds"] for step in steps), default=0.0) or 1.0
+    interval = next((each for each in _AXIS_STEPS if end / each <= _AXIS_TICKS), end / _AXIS_TICKS)
+    ticks = [interval * number for number in range(int(end / interval) + 1)]
+    return {
+        "ticks": [{"at": tick / end, "label": _tick(tick, interval)} for tick in ticks],
+        "bars": [{**step, "at": step["start"] / end, "width": step["seconds"] / end} for step in steps],
+    }
+
+
+def _tick(seconds: float, interval: float) -> str:
+    if interval < _MINUTE:
+        return f"{seconds:.1f} s" if interval < 1 else f"{seconds:.0f} s"
+    if interval < _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.0f} h"
+
+
+def to_markdown(manifest: Manifest) -> str:
+    """Return the summary for a page that renders Markdown, such as a CI job's."""
+    lines = [
+        f"## Stack {_cell(manifest['stack']['name'])}: {manifest['verdict']}",
+        "",
+        f"{duration(manifest['seconds'])}, Python {_cell(manifest['interpreter']['version'])}",
+    ]
+    if manifest["error"]:
+        lines += ["", f"**{_cell(manifest['error']['what'])}**"]
+    if manifest["artifacts"]:
+        lines += ["", "| wheel | size | sha256 |", "|---|---:|---|"]
+        lines += [
+            f"| {_cell(each['filename'])} | {size(each['size'])} | `{_cell(each['sha256'])}` |"
+            for each in manifest["artifacts"]
+        ]
+    if manifest["verifications"]:
+        lines += ["", "| layer | passed | failed | not run |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {_cell(each['layer'])} | " + " | ".join(str(each["counts"][outcome]) for outcome in OUTCOMES) + " |"
+            for each in manifest["verifications"]
+        ]
+    for name, check in failed_checks(manifest):
+        lines += ["", f"failed: {_cell(name)} {_cell(check['name'])}: {_cell(check['detail'])}"]
+    return "\n".join(lines) + "\n"
+
+
+def failed_checks(manifest: Manifest) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the checks that failed, each with its layer."""
+    return [
+        (found["layer"], check)
+        for found in manifest["verifications"]
+        for check in found["checks"]
+        if check["outcome"] == "failed"
+    ]
+
+
+def _cell(text: str) -> str:
+    """Return `text` so that Markdown shows it and obeys none of it, on one line."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", escape(" ".join(plain(text).split()), quote=False))

@@ -1,0 +1,91 @@
+"""Runs a plan's graph: whatever is ready, as much at once as is sensible, and stops cleanly."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from mmstack.errors import InterruptedRunError
+from mmstack.events import StepEnded, StepStarted
+from mmstack.model import StepKind
+from mmstack.run import stop_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from mmstack.events import Listener
+    from mmstack.model import Step
+
+WORKERS = 8
+HEAVY = {StepKind.BUILD, StepKind.VERIFY}
+
+
+def run_steps(
+    steps: Sequence[Step],
+    cached: Collection[str],
+    execute: Callable[[Step], str],
+    listener: Listener,
+    *,
+    stop: Callable[[], None] = stop_all,
+) -> None:
+    """Execute every step that is not cached, each after what it needs.
+
+    Steps that use all cores (building, verifying) never run beside each other; the rest
+    runs in parallel. The first failure stops what runs, by `stop`, and is raised.
+    """
+    graph = TopologicalSorter({step.id: step.needs for step in steps})
+    graph.prepare()
+    by_id = {step.id: step for step in steps}
+    heavy = Lock()
+    running: dict[Future[None], Step] = {}
+    with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="step") as pool:
+        try:
+            while graph.is_active():
+                for name in graph.get_ready():
+                    if name in cached:
+                        _skip(by_id[name], listener)
+                        graph.done(name)
+                    else:
+                        running[pool.submit(_run_one, by_id[name], execute, listener, heavy)] = by_id[name]
+                if running:
+                    _collect(graph, running)
+        except BaseException:
+            stop()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _collect(graph: TopologicalSorter[str], running: dict[Future[None], Step]) -> None:
+    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+    failures = [error for future in finished if (error := future.exception()) is not None]
+    for error in sorted(failures, key=lambda error: isinstance(error, InterruptedRunError)):
+        raise error
+    for future in finished:
+        graph.done(running.pop(future).id)
+
+
+def _run_one(step: Step, execute: Callable[[Step], str], listener: Listener, heavy: Lock) -> None:
+    if step.kind in HEAVY:
+        with heavy:
+            _timed(step, execute, listener)
+    else:
+        _timed(step, execute, listener)
+
+
+def _timed(step: Step, execute: Callable[[Step], str], listener: Listener) -> None:
+    started = time.time()
+    listener(StepStarted(step=step, at=started))
+    try:
+        detail = execute(step)
+    except BaseException as error:
+        listener(StepEnded(step=step, outcome="failed", started=started, ended=time.time(), detail=str(error)))
+        raise
+    listener(StepEnded(step=step, outcome="done", started=started, ended=time.time(), detail=detail))
+
+
+def _skip(step: Step, listener: Listener) -> None:
+    now = time.time()
+    listener(StepEnded(step=step, outcome="cached", started=now, ended=now))

@@ -1,0 +1,222 @@
+"""What the tasks do, one method each: wires engine, console and report together."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmstack import doctor, host, locking, patchwork
+from mmstack.catalog import lock_file
+from mmstack.dist import Dist
+from mmstack.engine import Engine
+from mmstack.envs import uv_path
+from mmstack.errors import CatalogError, UsageError, did_you_mean
+from mmstack.lock import write_lock
+from mmstack.report import Report, read_manifest, write
+from mmstack.resolve import choose_python, select
+from mmstack.sources.settings import load_settings
+from mmstack.workshop import Workshop
+
+if TYPE_CHECKING:
+    from mmstack.console import Console
+    from mmstack.events import Event
+    from mmstack.model import Host, Paths, Plan, Request, Stack
+    from mmstack.options import Options
+
+DISK_FOR_A_STACK = 8 << 30
+
+
+@dataclass
+class Session:
+    """One task's run."""
+
+    paths: Paths
+    console: Console
+    offline: bool = False
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Return the engine, telling the console."""
+        return self._engine({})
+
+    def build(self, options: Options, *, stop_after: str, dry_run: bool) -> None:
+        """Build and verify a stack."""
+        plan = self._plan(options)
+        if dry_run:
+            self.show(plan)
+            return
+        report = Report(
+            dist=self.paths.dist, reproduce=f"uv run invoke build-stack {' '.join(options.words())}".strip()
+        )
+
+        def listen(event: Event) -> None:
+            report(event)
+            self.console(event)
+
+        self.engine.workshop.listener = listen
+        self.engine.build(plan, stop_after=stop_after)
+        self.console.document(read_manifest(self.paths.dist / plan.stack.name))
+
+    def plan(self, options: Options) -> None:
+        """Show what a build would do."""
+        self.show(self._plan(options))
+
+    def show(self, plan: Plan) -> None:
+        """Show a plan, each step with its key and whether its result is there."""
+        cached = self.engine.cached(plan)
+        self.console.plan(plan, cached)
+        steps = [(step.id, step.key[:16], "cached" if step.id in cached else "to do") for step in plan.steps]
+        self.console.table(("step", "key", "state"), steps)
+        self.console.document(
+            {
+                "stack": plan.stack.name,
+                "key": plan.key,
+                "python": plan.interpreter.version,
+                "jobs": plan.jobs,
+                "layers": {
+                    layer.name: {
+                        "version": layer.version,
+                        "source": layer.source.kind,
+                        "file": layer.chosen and layer.chosen.filename,
+                        "patches": [patch.id for patch in layer.patches],
+                        "flags": dict(layer.flags),
+                    }
+                    for layer in plan.layers
+                },
+                "steps": [
+                    {"id": step.id, "needs": list(step.needs), "key": step.key, "cached": step.id in cached}
+                    for step in plan.steps
+                ],
+                "warnings": list(plan.warnings),
+            }
+        )
+
+    def fetch(self, options: Options) -> None:
+        """Download all that a build needs."""
+        self.engine.build(self._plan(options), stop_after="fetch")
+
+    def verify(self, name: str, suite_options: dict[str, str]) -> None:
+        """Verify what stands in `dist/<stack>/`, layer by layer, in fresh environments."""
+        dist = Dist(self.paths.dist / self._built(name))
+        results = self._engine(suite_options).verify_again(dist, read_manifest(dist.root))
+        self.console.document({"verifications": results})
+
+    def doctor(self, options: Options) -> bool:
+        """Show what this machine has and lacks; return whether a build can begin."""
+        request = options.request()
+        stack = select(request, self.engine.catalog).stack
+        facts = self._look(stack, request)
+        recipes = [self.engine.catalog.recipe(layer.name) for layer in stack.layers]
+        findings = doctor.examine(
+            facts,
+            doctor.Needs(
+                pythons=(facts.pythons[0].minor,) if request.python else stack.python,
+                compiles=any(recipe.compiles for recipe in recipes),
+                disk=DISK_FOR_A_STACK,
+                memory_per_job=max(recipe.memory_per_job for recipe in recipes),
+            ),
+            state=self.paths.state,
+            reach=self.engine.workshop.reach_index,
+            git=Path(found) if (found := shutil.which("git")) else None,
+            os_release=_os_release(),
+        )
+        self.console.findings(findings)
+        self.console.document({"findings": [vars(finding) for finding in findings]})
+        return all(finding.verdict != "missing" for finding in findings)
+
+    def report(self, name: str) -> None:
+        """Write a stack's page again from its manifest, and say where it is."""
+        folder = self.paths.dist / self._built(name)
+        manifest = read_manifest(folder)
+        write(folder, manifest)
+        self.console.summary(manifest)
+        self.console.document(manifest)
+
+    def lock(self, name: str, *, check: bool) -> None:
+        """Resolve a stack's requirements anew, or only see whether its lock still fits its recipes."""
+        catalog = self.engine.catalog
+        for stack in [catalog.stack(name)] if name else catalog.stacks.values():
+            if check:
+                self._check_lock(stack)
+            else:
+                settings = load_settings(os.environ, self.paths.root)
+                lock = locking.Resolver(settings=settings, work=self.paths.state / "lock").lock(stack, catalog)
+                lock_file(stack).write_text(write_lock(lock), encoding="utf-8")
+            self.console.text(f"{lock_file(stack).name} fits")
+
+    def check_patches(self) -> None:
+        """Prove every series against the pinned sources."""
+        for proof in patchwork.prove_all(self.engine.workshop, self.engine.catalog):
+            self.console.text(f"{proof.project} {proof.version}: {len(proof.patches)} patches apply")
+
+    def edit_patches(self, layer: str, version: str) -> None:
+        """Lay out a layer's patched tree for editing."""
+        recipe = self.engine.catalog.recipe(layer)
+        version = version or next(iter(recipe.releases))
+        tree = patchwork.edit(self.engine.workshop, self.engine.catalog, recipe, version)
+        self.console.text(f"edit {tree}\nthen `invoke patches.save {layer} NAME --reason WHY`")
+
+    def save_patch(self, layer: str, name: str, reason: str) -> None:
+        """Make a patch of what was edited."""
+        recipe = self.engine.catalog.recipe(layer)
+        file = patchwork.save(self.engine.workshop, self.engine.catalog, recipe, name, reason)
+        self.console.text(f"wrote {file}; complete its entry in {file.with_name('series.toml')}")
+
+    def _engine(self, suite_options: dict[str, str]) -> Engine:
+        return Engine(
+            Workshop(
+                paths=self.paths,
+                listener=self.console,
+                environ=os.environ,
+                offline=self.offline,
+                options=suite_options,
+            )
+        )
+
+    def _plan(self, options: Options) -> Plan:
+        request = options.request()
+        stack = select(request, self.engine.catalog).stack
+        facts = self._look(stack, request)
+        return self.engine.plan(request, facts, choose_python(stack, facts.pythons))
+
+    def _look(self, stack: Stack, request: Request) -> Host:
+        return host.look(
+            uv_path(),
+            state=self.paths.state,
+            cache=self.paths.state / "pythons.json",
+            minors=() if request.python else stack.python,
+            wanted=(request.python,) if request.python else (),
+        )
+
+    def _check_lock(self, stack: Stack) -> None:
+        catalog = self.engine.catalog
+        if catalog.lock(stack).inputs != locking.inputs_digest(stack, catalog):
+            raise CatalogError(
+                f"{lock_file(stack).name} is out of date",
+                why="a recipe's requirements or the stack's Pythons changed since it was made",
+                fix=f"make it anew with `invoke lock --stack {stack.name}`",
+            )
+
+    def _built(self, name: str) -> str:
+        known = sorted(path.parent.name for path in self.paths.dist.glob("*/manifest.json"))
+        if name and name not in known:
+            raise UsageError(f"stack '{name}' is not built here", why=did_you_mean(name, known), fix="build it first")
+        if not name and len(known) != 1:
+            raise UsageError(
+                f"{len(known)} stacks are built here" if known else "no stack is built here yet",
+                why=f"built: {', '.join(known) or 'none'}",
+                fix="name one with `--stack NAME`" if known else "run `invoke build-stack`",
+            )
+        return name or known[0]
+
+
+def _os_release() -> dict[str, str]:
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}

@@ -1,0 +1,1 @@
+"""Where the files of a layer come from: package indexes, downloads, archives."""

@@ -1,0 +1,292 @@
+"""Downloads by content: every file in the folder of its sha256, whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import IO, TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from mmstack.errors import InterruptedRunError, NetworkError, PinError
+from mmstack.events import DownloadProgress, Notice, Waiting
+from mmstack.model import FilePin
+from mmstack.sources.index import wheel_rank
+from mmstack.sources.web import CHUNK, RETRY_PAUSES, PlaceError, redact
+from mmstack.store import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mmstack.events import Event, Listener
+    from mmstack.model import LockedRequirement
+    from mmstack.sources.index import Index, Offer
+
+LEAP = 1 << 20
+PROGRESS_SECONDS = 0.1
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 0.3
+
+
+class Downloads:
+    """The folder of downloaded files, shared by all runs.
+
+    A file that is there has passed its check. What an interrupted download brought stays
+    beside it as `<filename>.part`, and the next one continues it.
+
+    Args:
+        root: the folder.
+        sleep: how to wait between attempts.
+    """
+
+    def __init__(self, root: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.root = root
+        self._sleep = sleep
+        self._stopped = threading.Event()
+
+    def path(self, pin: FilePin) -> Path:
+        """Return where a file is or will be."""
+        return self.root / pin.sha256 / pin.filename
+
+    def has(self, pin: FilePin) -> bool:
+        """Return whether a file is here."""
+        return self.path(pin).is_file()
+
+    def find(self, requirement: LockedRequirement, tags: Sequence[str]) -> FilePin | None:
+        """Return the best wheel that is here of those a requirement allows; asks no network."""
+        ranks = {tag: rank for rank, tag in enumerate(tags)}
+        best: dict[FilePin, tuple[int, int]] = {}
+        for digest in requirement.sha256:
+            for path in (self.root / digest).glob("*.whl"):
+                rank = wheel_rank(path.name, requirement, ranks)
+                if rank is not None:
+                    best[FilePin(filename=path.name, sha256=digest)] = rank
+        return min(best, key=lambda pin: (best[pin], pin.filename), default=None)
+
+    def stop(self) -> None:
+        """Make every `fetch` end with an InterruptedRunError, from any thread."""
+        self._stopped.set()
+
+    def fetch(self, offers: Sequence[Offer], index: Index, listener: Listener, workers: int = 8) -> None:
+        """Download all that is not here yet, several at a time; the first failure ends it.
+
+        Raises:
+            PinError: no place has the file that the pin means.
+            NetworkError: a file could not be had from any of its places.
+            DiskError: the disk is full, read-only or not ours to write.
+            InterruptedRunError: we are stopping.
+        """
+        wanted = {offer.pin: offer for offer in offers if not self.has(offer.pin)}
+        jobs: SimpleQueue[Offer] = SimpleQueue()
+        for offer in wanted.values():
+            jobs.put(offer)
+        halt = threading.Event()
+        crew = _Crew(self, index, listener, jobs, lambda: halt.is_set() or self._stopped.is_set(), self._sleep)
+        # Daemons: a server that went silent must not hold up a run that is told to stop.
+        threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(min(workers, len(wanted)))]
+        for thread in threads:
+            thread.start()
+        try:
+            self._await(len(wanted), crew.outcomes)
+        finally:
+            halt.set()
+            deadline = time.monotonic() + GRACE_SECONDS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _await(self, count: int, outcomes: SimpleQueue[BaseException | None]) -> None:
+        while count:
+            try:
+                error = outcomes.get(timeout=POLL_SECONDS)
+            except Empty:
+                if self._stopped.is_set():
+                    raise _interrupted() from None
+                continue
+            if error is not None:
+                raise error
+            count -= 1
+
+
+class _Crew:
+    """What the threads of one `fetch` share."""
+
+    def __init__(
+        self,
+        downloads: Downloads,
+        index: Index,
+        listener: Listener,
+        jobs: SimpleQueue[Offer],
+        halted: Callable[[], bool],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.downloads = downloads
+        self.index = index
+        self.listener = listener
+        self.jobs = jobs
+        self.halted = halted
+        self.sleep = sleep
+        self.outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.speaking = threading.Lock()
+
+    def say(self, event: Event) -> None:
+        """Tell the listener, one thread at a time, and nothing more once it is over."""
+        with self.speaking:
+            if not self.halted():
+                self.listener(event)
+
+    def work(self) -> None:
+        """Take jobs until none is left."""
+        while not self.halted():
+            try:
+                offer = self.jobs.get_nowait()
+            except Empty:
+                return
+            try:
+                self.fetch(offer)
+            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+                self.outcomes.put(error)
+            else:
+                self.outcomes.put(None)
+
+    def fetch(self, offer: Offer) -> None:
+        """Bring one file, unless another run has brought it meanwhile."""
+        path = self.downloads.path(offer.pin)
+        part = path.with_name(f"{path.name}.part")
+        with disk_errors(self.downloads.root), self.locked(offer.pin):
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                try:
+                    self.from_places(offer, part)
+                    part.replace(path)
+                except OSError:
+                    # Most likely the disk is full: leave it no fuller than it was.
+                    with suppress(OSError):
+                        part.unlink()
+                    raise
+                finally:
+                    _tidy(part)
+            size = path.stat().st_size
+        self.say(DownloadProgress(filename=offer.pin.filename, done=size, total=size, finished=True))
+
+    @contextmanager
+    def locked(self, pin: FilePin) -> Iterator[None]:
+        """Hold a digest against other runs; a dead run's lock is free."""
+        folder = self.downloads.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / pin.sha256)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.say(Waiting(what=f"another download of {pin.filename}"))
+            try:
+                lock.acquire(cancel_check=self.halted)
+            except Timeout:
+                raise _interrupted() from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def from_places(self, offer: Offer, part: Path) -> None:
+        """Fill the part from the first place that has the right file."""
+        reasons: list[str] = []
+        wrong: PinError | None = None
+        for url in offer.urls:
+            if reasons:
+                self.say(Notice(text=f"{reasons[-1]}; trying the next place", level="warning"))
+            try:
+                self.from_place(offer.pin, url, part)
+            except PlaceError as error:
+                reasons.append(f"{redact(url)}: {error.reason}")
+            except PinError as error:
+                wrong = wrong or error
+                reasons.append(error.why)
+            else:
+                return
+        raise wrong or NetworkError(
+            f"{offer.pin.filename} could not be downloaded", why="; ".join(reasons), fix=self.index.fix
+        )
+
+    def from_place(self, pin: FilePin, url: str, part: Path) -> None:
+        """Fill the part from one place, patiently: only failures without progress are counted."""
+        failures, restarted, etags = 0, False, [""]
+        while True:
+            before = _size(part)
+            try:
+                digest = self.attempt(pin, url, part, etags)
+            except PlaceError as error:
+                if error.stale:
+                    part.unlink()
+                failures = 1 if _size(part) - before >= LEAP else failures + 1
+                if not error.passing or failures > len(RETRY_PAUSES):
+                    raise
+                self.sleep(RETRY_PAUSES[failures - 1])
+                continue
+            if digest == pin.sha256:
+                return
+            part.unlink()
+            # Bytes of an earlier attempt may be to blame: once, all of them are fetched anew.
+            if restarted or not before:
+                raise _wrong(pin, url, digest)
+            restarted = True
+
+    def attempt(self, pin: FilePin, url: str, part: Path, etags: list[str]) -> str:
+        """Append to the part until its end and return its digest."""
+        with part.open("a+b") as sink:
+            hasher = _digest(sink)
+            if hasher.hexdigest() == pin.sha256:
+                return pin.sha256
+            with self.index.web.open(url, sink.tell(), etags[-1]) as body:
+                etags.append(body.etag)
+                if body.start != sink.tell():
+                    sink.truncate(body.start)
+                    hasher = hashlib.sha256()
+                spoken = 0.0
+                for chunk in body.chunks:
+                    if self.halted():
+                        raise _interrupted()
+                    sink.write(chunk)
+                    hasher.update(chunk)
+                    if time.monotonic() - spoken >= PROGRESS_SECONDS:
+                        self.say(DownloadProgress(filename=pin.filename, done=sink.tell(), total=body.total))
+                        spoken = time.monotonic()
+            sink.flush()
+            os.fsync(sink.fileno())
+        return hasher.hexdigest()
+
+
+def _digest(stream: IO[bytes]) -> hashlib._Hash:
+    stream.seek(0)
+    hasher = hashlib.sha256()
+    while chunk := stream.read(CHUNK):
+        hasher.update(chunk)
+    return hasher
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _tidy(part: Path) -> None:
+    """Remove what holds nothing."""
+    if part.exists() and not _size(part):
+        part.unlink()
+    with suppress(OSError):
+        part.parent.rmdir()
+
+
+def _wrong(pin: FilePin, url: str, digest: str) -> PinError:
+    return PinError(
+        f"{pin.filename} is not the file that its pin means",
+        why=f"expected sha256 {pin.sha256}, got {digest} from {redact(url)}",
+        fix="the download was thrown away; find out who changed the file, or correct the pin if the change is right",
+    )
+
+
+def _interrupted() -> InterruptedRunError:
+    return InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")

@@ -1,0 +1,389 @@
+"""What each kind of step does: fetch, source, env, build, gate, install, verify.
+
+Every action can be run again after any interruption: what is whole is kept, what is half made is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmstack import gates, patches
+from mmstack.builders.wheel import Workplace, build_wheel
+from mmstack.dist import Dist
+from mmstack.envs import Environments, Wheel, site_packages
+from mmstack.errors import NetworkError, PatchError, PinError, UsageError
+from mmstack.events import ArtifactStored, LayerVerified, Notice
+from mmstack.model import FilePin, StepKind
+from mmstack.recipes import BuildFacts, load_recipe
+from mmstack.run import stop_all
+from mmstack.sources.archive import tree_digest, unpack
+from mmstack.sources.download import Downloads
+from mmstack.store import Store, write_json
+from mmstack.verify import Suite, run_suite, suite_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from mmstack.events import Listener
+    from mmstack.model import (
+        Artifact,
+        Interpreter,
+        LayerPlan,
+        LockedRequirement,
+        Patch,
+        Paths,
+        Plan,
+        Source,
+        Step,
+        Verification,
+    )
+    from mmstack.sources.index import Index, Offer
+
+LOOKUPS = 8
+NOT_SOURCE = (".git", ".hg", ".venv", "__pycache__", "build", "dist")
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """The places and tools of one run over one checkout."""
+
+    paths: Paths
+    listener: Listener
+    environ: Mapping[str, str]
+    offline: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    offers: dict[FilePin, Offer] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> Store:
+        """Return the artifacts of all runs."""
+        return Store(self.paths.state, self.listener)
+
+    @cached_property
+    def downloads(self) -> Downloads:
+        """Return the downloaded files of all runs."""
+        return Downloads(self.paths.state / "downloads")
+
+    @cached_property
+    def environments(self) -> Environments:
+        """Return the maker of environments."""
+        return Environments(self.paths.state / "uv-cache", self.paths.state / "home")
+
+    @cached_property
+    def index(self) -> Index:
+        """Return the package indexes that the user has configured.
+
+        Raises:
+            NetworkError: the run is offline.
+        """
+        if self.offline:
+            raise NetworkError(
+                "a file is needed that is not here, and `--offline` forbids to fetch it",
+                fix="run without `--offline`, or `invoke fetch` first",
+            )
+        from mmstack.sources.index import Index  # noqa: PLC0415 - loads an HTTP client, which most runs need not
+        from mmstack.sources.settings import load_settings  # noqa: PLC0415 - the same
+
+        return Index(load_settings(self.environ, self.paths.root))
+
+    def stop(self) -> None:
+        """Stop every download and every command, from any thread."""
+        self.downloads.stop()
+        stop_all()
+
+    def execute(self, plan: Plan, step: Step) -> str:
+        """Do a step and return a short account of it; other runs wait for it."""
+        actions: dict[StepKind, Callable[[Plan, Step], str]] = {
+            StepKind.FETCH: self.fetch,
+            StepKind.SOURCE: self.source,
+            StepKind.ENV: self.env,
+            StepKind.BUILD: self.build,
+            StepKind.GATE: self.gate,
+            StepKind.INSTALL: self.install,
+            StepKind.VERIFY: self.verify,
+        }
+        with self.store.lock(f"{step.layer or plan.stack.name}-{step.key[:16]}"):
+            if step.layer and step.kind is not StepKind.VERIFY and self.store.find(step.key):
+                return "made by another run"
+            return actions[step.kind](plan, step)
+
+    def fetch(self, plan: Plan, step: Step) -> str:
+        """Download what a layer is made of, or, for no layer, what runs and verifies the stack."""
+        if not step.layer:
+            return self.download((), (*plan.run_requires, *plan.verify_requires), plan.interpreter)
+        layer = plan.layer(step.layer)
+        pins = (layer.chosen,) if layer.chosen else ()
+        return self.download(pins, layer.build_requires, plan.interpreter, project=layer.source.project)
+
+    def download(
+        self,
+        pins: Sequence[FilePin],
+        requirements: Sequence[LockedRequirement],
+        interpreter: Interpreter,
+        *,
+        project: str = "",
+    ) -> str:
+        """Download what is not here yet and return how much that was."""
+        offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
+        missing = [item for item in requirements if not self.downloads.find(item, interpreter.tags)]
+        if missing:
+            with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
+                offers += pool.map(lambda item: self.index.choose(item, interpreter.tags), missing)
+        if offers:
+            self.downloads.fetch(offers, self.index, self.listener)
+        return f"{len(offers)} files"
+
+    def fetch_pins(self, project: str, pins: Sequence[FilePin]) -> None:
+        """Download these files unless they are here."""
+        offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
+        if offers:
+            self.downloads.fetch(offers, self.index, self.listener)
+
+    def choose(self, source: Source, pins: Sequence[FilePin]) -> FilePin:
+        """Return the first of these files that is here already or that a package index offers.
+
+        Raises:
+            NetworkError: there is none.
+        """
+        for pin in pins:
+            if self.downloads.has(pin):
+                return pin
+        self.offers |= self.index.locate(source.project, pins)
+        for pin in pins:
+            if pin in self.offers:
+                return pin
+        raise NetworkError(
+            f"none of your package indexes offers {source.project} {source.version}",
+            why="looked for " + ", ".join(pin.filename for pin in pins),
+            fix="check the index settings of uv or pip; `invoke doctor` shows which are in force",
+        )
+
+    def reach_index(self) -> str:
+        """Ask the package indexes for something small and return who had a say in which they are.
+
+        Raises:
+            NetworkError: one cannot be reached.
+        """
+        from mmstack.sources.settings import load_settings  # noqa: PLC0415 - see `index`
+
+        self.index.locate("pip", [FilePin(filename="", sha256="")])
+        return ", ".join(load_settings(self.environ, self.paths.root).origins) or "the default index"
+
+    def source(self, plan: Plan, step: Step) -> str:
+        """Lay out a layer's tree and apply its patches."""
+        layer = plan.layer(step.layer)
+        place = self.place(layer)
+        if place.tree.exists():
+            return "already there"
+        fresh = place.tree.with_name("tree.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        tree = self._lay_out(layer, fresh)
+        applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
+        tree.replace(place.tree)
+        shutil.rmtree(fresh, ignore_errors=True)
+        return f"{len(applied)} patches applied"
+
+    def env(self, plan: Plan, step: Step) -> str:
+        """Make the environment that a layer is built in: its build requirements and the layers below it."""
+        layer = plan.layer(step.layer)
+        below = [_as_wheel(self.artifact(plan.layer(name))) for name in layer.recipe.against]
+        wheels = [*self.wheels(layer.build_requires, plan.interpreter), *below]
+        place = self.place(layer)
+        self.environments.make(place.env, plan.interpreter, wheels, log=place.log)
+        return f"{len(wheels)} wheels"
+
+    def build(self, plan: Plan, step: Step) -> str:
+        """Build a layer's wheel."""
+        layer = plan.layer(step.layer)
+        place = self.place(layer)
+        place.home.mkdir(parents=True, exist_ok=True)
+        outside = (site_packages(place.env, plan.interpreter), place.home)
+        before = gates.snapshot(*outside)
+        started = time.monotonic()
+        wheel = build_wheel(layer, place, compiler=plan.compiler, jobs=plan.jobs, step=step, listener=self.listener)
+        gates.check_unchanged(before, gates.snapshot(*outside))
+        write_json(_timing(place), {"seconds": time.monotonic() - started})
+        return wheel.name
+
+    def gate(self, plan: Plan, step: Step) -> str:
+        """Check a layer's wheel and take it into the store."""
+        layer = plan.layer(step.layer)
+        place = self.place(layer)
+        prebuilt = layer.chosen if layer.source.kind == "wheel" else None
+        wheel = self.downloads.path(prebuilt) if prebuilt else next(place.out.glob("*.whl"))
+        expected = gates.Expected(
+            rules=layer.recipe.gates,
+            project=layer.recipe.project,
+            version=gates.planned_version(layer.version, layer.chosen),
+            interpreter=plan.interpreter,
+            site=None if prebuilt else site_packages(place.env, plan.interpreter),
+        )
+        place.home.mkdir(parents=True, exist_ok=True)
+        passed = gates.check_wheel(wheel, expected, scratch=place.home)
+        versions = {item.name: item.version for item in plan.layers}
+        facts = BuildFacts(flags=layer.flags, versions=versions, cuda=plan.stack.cuda)
+        passed += load_recipe(layer.recipe.folder).check(wheel, facts)
+        artifact = self.store.put(
+            wheel,
+            layer=layer.name,
+            key=layer.key,
+            seconds=_seconds(place),
+            gates=passed,
+            reproducible=layer.reproducible,
+        )
+        self.listener(ArtifactStored(artifact=artifact))
+        shutil.rmtree(place.tree.parent, ignore_errors=True)
+        return f"{len(passed)} gates passed"
+
+    def install(self, plan: Plan, step: Step) -> str:  # noqa: ARG002 - one signature for all actions
+        """Put the wheels and a ready environment into `dist/<stack>/`."""
+        artifacts = [self.artifact(layer) for layer in plan.layers]
+        requirements = self.wheels(plan.run_requires, plan.interpreter)
+        dist = Dist(self.paths.dist / plan.stack.name)
+        dist.install(plan, artifacts, requirements, self.environments, log=self._log(plan.stack.name, "install"))
+        return f"{len(requirements) + len(artifacts)} wheels"
+
+    def verify(self, plan: Plan, step: Step) -> str:
+        """Run a layer's suite in a fresh environment."""
+        if self.store.find_verification(step.key):
+            return "verified by another run"
+        layer = plan.layer(step.layer)
+        below = plan.layers[: plan.layers.index(layer) + 1]
+        suite = Suite(
+            layer=layer.name,
+            key=step.key,
+            folder=layer.recipe.folder / "verify",
+            facts=suite_facts(
+                plan.stack,
+                layer.name,
+                {item.name: item.version for item in plan.layers},
+                plan.interpreter.version,
+                self.options,
+            ),
+        )
+        result = self.prove(
+            suite,
+            [_as_wheel(self.artifact(item)) for item in below],
+            (*plan.run_requires, *plan.verify_requires),
+            plan.interpreter,
+            log=self._log(plan.stack.name, f"verify-{layer.name}"),
+        )
+        self.store.put_verification(result)
+        self.listener(LayerVerified(verification=result, cached=False))
+        return f"{result.count('passed')} passed, {result.count('not run')} not run"
+
+    def prove(
+        self,
+        suite: Suite,
+        layers: Sequence[Wheel],
+        requirements: Sequence[LockedRequirement],
+        interpreter: Interpreter,
+        *,
+        log: Path,
+    ) -> Verification:
+        """Run a suite in an environment made for it from these wheels, and remove that environment."""
+        work = self.paths.state / "work" / f"verify-{suite.key[:16]}"
+        shutil.rmtree(work, ignore_errors=True)
+        log.unlink(missing_ok=True)
+        env = work / "env"
+        try:
+            self.environments.make(env, interpreter, [*self.wheels(requirements, interpreter), *layers], log=log)
+            return run_suite(suite, env, work, log, self.environ)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def wheels(self, requirements: Iterable[LockedRequirement], interpreter: Interpreter) -> list[Wheel]:
+        """Return the downloaded wheels that serve these requirements."""
+        found = [(item, self.downloads.find(item, interpreter.tags)) for item in requirements]
+        return [_downloaded(self.downloads, item, pin) for item, pin in found]
+
+    def artifact(self, layer: LayerPlan) -> Artifact:
+        """Return a layer's artifact, which must be in the store."""
+        found = self.store.find(layer.key)
+        if found is None:
+            raise PinError(
+                f"{layer.name}'s artifact is gone from the store or no longer whole",
+                fix="run the same command again: it will be built anew",
+            )
+        return found
+
+    def place(self, layer: LayerPlan) -> Workplace:
+        """Return where a layer is built: one folder a key, so that a stopped build is found again."""
+        work = self.paths.state / "work" / f"{layer.name}-{layer.key[:16]}"
+        return Workplace(
+            tree=work / "tree",
+            env=work / "env",
+            out=work / "out",
+            home=work / "home",
+            log=self.paths.state / "logs" / f"{layer.name}-{layer.key[:16]}.log",
+        )
+
+    def tree_digest(self, name: str, path: Path) -> str:
+        """Return the digest of a folder that the user works on.
+
+        Raises:
+            UsageError: there is no such folder.
+        """
+        if not path.is_dir():
+            raise UsageError(f"--source {name}=path:{path}: there is no such folder", fix="correct the path")
+        return tree_digest(path, ignore=lambda name: name.rsplit("/", 1)[-1] in NOT_SOURCE)
+
+    def _offer(self, project: str, pin: FilePin) -> Offer:
+        if pin not in self.offers:
+            self.offers |= self.index.locate(project, [pin])
+        if pin not in self.offers:
+            raise NetworkError(
+                f"none of your package indexes offers {pin.filename}",
+                fix="check the index settings of uv or pip; `invoke doctor` shows which are in force",
+            )
+        return self.offers[pin]
+
+    def _lay_out(self, layer: LayerPlan, into: Path) -> Path:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        if layer.source.path is not None:
+            shutil.copytree(layer.source.path, into, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+            return into
+        assert layer.chosen is not None  # noqa: S101 - an index source has a chosen file
+        return unpack(self.downloads.path(layer.chosen), into)
+
+    def _applied(self, patch: Patch, tree: Path, layer: LayerPlan) -> bool:
+        """Apply a patch; a folder of the user's own may hold it already."""
+        try:
+            patches.apply(patch, tree)
+        except PatchError:
+            if layer.source.path is None or not patches.is_applied(patch, tree):
+                raise
+            self.listener(Notice(text=f"{layer.name}: the folder holds patch '{patch.id}' already"))
+            return False
+        return True
+
+    def _log(self, stack: str, name: str) -> Path:
+        return self.paths.dist / stack / "logs" / f"{name}.log"
+
+
+def _as_wheel(artifact: Artifact) -> Wheel:
+    return Wheel(path=artifact.path, sha256=artifact.sha256)
+
+
+def _downloaded(downloads: Downloads, item: LockedRequirement, pin: FilePin | None) -> Wheel:
+    if pin is None:
+        raise NetworkError(f"{item.name} {item.version} is not downloaded", fix="run `invoke fetch` with a network")
+    return Wheel(path=downloads.path(pin), sha256=pin.sha256)
+
+
+def _timing(place: Workplace) -> Path:
+    return place.out.with_name("timing.json")
+
+
+def _seconds(place: Workplace) -> float:
+    try:
+        return float(json.loads(_timing(place).read_text(encoding="utf-8"))["seconds"])
+    except FileNotFoundError:
+        return 0.0

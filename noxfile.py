@@ -1,0 +1,70 @@
+"""The test bench: `nox -s tests lint typecheck e2e verify`, each in an environment that uv makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["tests", "lint", "typecheck"]
+nox.options.error_on_external_run = True
+
+SOURCES = ("mmstack", "pipelines", "tests", "tasks.py", "noxfile.py")
+
+
+def sync(session: nox.Session, *groups: str) -> None:
+    """Install the project's own pins and these dependency groups into the session's environment."""
+    words = [word for group in groups for word in ("--group", group)]
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--inexact",
+        *words,
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the fast tests: `nox -s tests -- -k word` for some of them."""
+    sync(session, "test")
+    session.run("pytest", "-n", "auto", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, workflows and locks; change nothing."""
+    sync(session, "lint")
+    session.run("ruff", "check", *SOURCES)
+    session.run("ruff", "format", "--check", *SOURCES)
+    session.run("zizmor", "--offline", "--quiet", ".github/workflows")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
+    session.run("invoke", "lock", "--check")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check the types, strictly."""
+    sync(session, "types", "test")
+    session.run("mypy")
+
+
+@nox.session(venv_backend="none")
+def e2e(session: nox.Session) -> None:
+    """Prove the patches, build the real `cpu` stack and verify it; what is there already is not built again."""
+    session.run("invoke", "patches.check", external=True)
+    session.run("invoke", "build-stack", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def verify(session: nox.Session) -> None:
+    """Install the wheels of `dist/` into fresh environments and prove each layer."""
+    session.run("invoke", "verify", *session.posargs, external=True)
+
+
+def workflows() -> list[str]:
+    """Return the workflow files."""
+    return sorted(str(path) for path in Path(".github/workflows").glob("*.yml"))

@@ -1,0 +1,57 @@
+"""How the tests of this suite compare results and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mmcv._ext
+import pytest
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Results are of order 1 to 10, sums of at most a few hundred products. The references are in float64, so what is left
+# is the kernel's own rounding: of its sums and, most in float16, of the coordinates that it samples at.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 6e-2}
+
+on_gpu = pytest.mark.parametrize("device", ["cuda"], indirect=True)
+on_cpu = pytest.mark.parametrize("device", ["cpu"], indirect=True)
+floats = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+floats_and_half = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float64", "float32", "float16"])
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
+    """Fail unless a kernel's result equals the reference's within the rounding of the kernel's own type."""
+    allowed = TOLERANCE[actual.dtype] if tolerance is None else tolerance
+    torch.testing.assert_close(actual.double().cpu(), expected.double().cpu(), rtol=allowed, atol=allowed)
+
+
+def same(
+    op: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    tolerance: float | None = None,
+) -> None:
+    """Fail unless an op and its reference agree in their results and in the gradients of all inputs.
+
+    The reference sees the same numbers as the op, rounded to the op's type, but calculates in float64.
+    """
+    given = [each.to(device, dtype).requires_grad_() for each in inputs]
+    exact = [each.detach().double().requires_grad_() for each in given]
+    actual, expected = op(*given), reference(*exact)
+    assert actual.dtype == dtype
+    close(actual, expected, tolerance)
+    weights = torch.rand_like(expected) + 0.5
+    gradients = torch.autograd.grad(actual, given, weights.to(actual))
+    for gradient, wanted in zip(gradients, torch.autograd.grad(expected, exact, weights), strict=True):
+        close(gradient, wanted, tolerance)
+
+
+def checks_assertions() -> bool:
+    """Say whether the extension was compiled with its assertions."""
+    return b"__assert_fail" in Path(mmcv._ext.__file__).read_bytes()  # noqa: SLF001  # the thing under test

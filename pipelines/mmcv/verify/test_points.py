@@ -1,0 +1,132 @@
+"""Point clouds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference_points as reference
+import torch
+from checks import close, floats_and_half, on_cpu, on_gpu
+from mmcv import ops
+from torch import Tensor
+
+SIZE, BOUNDS = (0.5, 0.25, 1.0), (-1.0, 0.0, -2.0, 2.0, 1.5, 2.0)
+
+
+def boxes_and_points() -> tuple[Tensor, Tensor]:
+    """Two clouds of points in and around turned boxes."""
+    boxes = torch.cat([torch.rand(2, 6, 3) * 6, torch.rand(2, 6, 3) * 5 + 1, torch.rand(2, 6, 1) * 6 - 3], dim=-1)
+    return boxes, torch.rand(2, 300, 3) * 9 - 1
+
+
+def inside(boxes: Tensor, points: Tensor) -> Tensor:
+    """Whether each point lies in each box, (batch, points, boxes)."""
+    found = [
+        [[reference.inside_box(point, box) for box in some] for point in cloud]
+        for some, cloud in zip(boxes.double().numpy(), points.double().numpy(), strict=True)
+    ]
+    return torch.tensor(found).int()
+
+
+@pytest.mark.kernels("points_in_boxes_cpu_forward")
+@on_cpu
+def test_points_in_boxes_cpu(device: torch.device) -> None:
+    """Which points lie in which boxes."""
+    boxes, points = boxes_and_points()
+    expected = inside(boxes, points)
+    assert (expected.sum(1) > 0).float().mean() > 0.8
+    actual = ops.points_in_boxes_cpu(points.to(device), boxes.to(device))
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.kernels("points_in_boxes_cpu_forward")
+@on_cpu
+def test_points_on_the_faces_of_a_box(device: torch.device) -> None:
+    """Sides are outside, bottom and top inside; the box stands on its z and turns from x towards y."""
+    box = torch.tensor(
+        [[[1.0, 2.0, 3.0, 4.0, 2.0, 8.0, 0.0], [1.0, 2.0, 3.0, 4.0, 2.0, 8.0, math.pi / 6]]], device=device
+    )
+    turned = [1 + 1.9 * math.cos(math.pi / 6), 2 + 1.9 * math.sin(math.pi / 6), 4.0]
+    points = [[3.0, 2, 4], [-1, 2, 4], [1, 3, 4], [1, 1, 4], [1, 2, 3], [1, 2, 11], [1, 2, 2.9], [1, 2, 11.1], turned]
+    actual = ops.points_in_boxes_cpu(torch.tensor([points], device=device), box)[0]
+    assert actual[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 1]
+    assert actual[-1].tolist() == [1, 1]
+    mirrored = torch.tensor([[[turned[0], 4 - turned[1], 4.0]]], device=device)
+    assert ops.points_in_boxes_cpu(mirrored, box)[0, 0].tolist()[1] == 0
+
+
+@on_gpu
+def test_points_in_boxes_on_a_gpu(device: torch.device) -> None:
+    """The CUDA versions: all boxes of each point, and the first one."""
+    boxes, points = boxes_and_points()
+    expected = inside(boxes, points)
+    actual = ops.points_in_boxes_all(points.to(device), boxes.to(device)).cpu()
+    assert torch.equal(actual, expected)
+    part = ops.points_in_boxes_part(points.to(device), boxes.to(device)).cpu()
+    first = torch.where(expected.any(-1), expected.argmax(-1), -1).int()
+    assert torch.equal(part, first)
+
+
+def cloud(count: int) -> Tensor:
+    """Points in, around and exactly on the bounds of the grid, with one more feature; eighths, so exact in any type."""
+    places = torch.stack(
+        [torch.randint(-12, 20, (count,)), torch.randint(-2, 14, (count,)), torch.randint(-18, 18, (count,))]
+    )
+    return torch.cat([places.T / 8, torch.arange(count)[:, None] / 4], dim=1)
+
+
+@pytest.mark.kernels("dynamic_voxelize_forward")
+@floats_and_half
+def test_dynamic_voxelization(device: torch.device, dtype: torch.dtype) -> None:
+    """The cell of each point, its lower bound included and its upper one not."""
+    points = cloud(400)
+    expected = torch.tensor([reference.voxel_of(point, SIZE, BOUNDS) for point in points.double().numpy()]).int()
+    assert 0 < int((expected[:, 0] < 0).sum()) < 400
+    actual = ops.voxelization(points.to(device, dtype), SIZE, BOUNDS, -1, -1)
+    assert torch.equal(actual.cpu(), expected)
+
+
+@pytest.mark.kernels("dynamic_voxelize_forward")
+def test_grid_of_an_uneven_range(device: torch.device) -> None:
+    """A range that is no multiple of the cell has the nearest whole number of cells."""
+    bounds = (0.0, 0.0, 0.0, 1.25, 1.125, 4.0)
+    points = torch.tensor([[x, y, 1.0] for x in (0.9, 1.1, 1.6) for y in (0.9, 1.05, 1.3)])
+    size = (0.375, 0.5, 1.0)
+    expected = [list(reference.voxel_of(point, size, bounds)) for point in points.double().numpy()]
+    assert ops.voxelization(points.to(device), size, bounds, -1, -1).tolist() == expected
+
+
+@pytest.mark.kernels("hard_voxelize_forward")
+@pytest.mark.parametrize(("max_points", "max_voxels"), [(3, 500), (2, 40), (35, 20)])
+@floats_and_half
+def test_hard_voxelization(device: torch.device, dtype: torch.dtype, max_points: int, max_voxels: int) -> None:
+    """The first cells met, each with its first points, their number, and zeros for the rest."""
+    points = cloud(400)
+    expected = reference.voxelize(points.double().numpy(), SIZE, BOUNDS, max_points, max_voxels)
+    voxels, cells, counts = ops.voxelization(points.to(device, dtype), SIZE, BOUNDS, max_points, max_voxels)
+    assert [tuple(cell) for cell in cells.tolist()] == list(expected)
+    assert counts.tolist() == [len(each) for each in expected.values()]
+    filled = np.zeros((len(expected), max_points, 4))
+    for i, each in enumerate(expected.values()):
+        filled[i, : len(each)] = each
+    close(voxels, torch.from_numpy(filled), 0)
+
+
+@pytest.mark.kernels("hard_voxelize_forward")
+def test_voxelization_module(device: torch.device) -> None:
+    """The module limits the number of cells by its mode."""
+    points = cloud(200).to(device)
+    layer = ops.Voxelization(list(SIZE), list(BOUNDS), 2, (10, 30))
+    assert len(layer.train()(points)[0]) == 10
+    assert len(layer.eval()(points)[0]) == 30
+
+
+@pytest.mark.kernels("dynamic_voxelize_forward", "hard_voxelize_forward")
+@on_cpu
+def test_voxelization_of_nothing(device: torch.device) -> None:
+    """Nothing in, nothing out."""
+    points = cloud(0).to(device)
+    assert ops.voxelization(points, SIZE, BOUNDS, -1, -1).shape == (0, 3)
+    assert [len(each) for each in ops.voxelization(points, SIZE, BOUNDS, 2, 10)] == [0, 0, 0]

@@ -1,0 +1,273 @@
+"""The front door: Invoke tasks that read options, call the engine, and end with its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from invoke.parser.context import ParserContext
+
+    from mmstack.session import Session
+
+ROOT = Path(__file__).resolve().parent
+EXIT_USAGE = 2
+CHOICE = {
+    "stack": "the stack, a file in stacks/ (default: the one that --cuda names)",
+    "cuda": "the CUDA version to build for, X.Y, or cpu (default: cpu)",
+    "python": "the Python to build for, X.Y or a path (default: the stack's first that is here)",
+    "arch": "GPU architectures, e.g. 9.0,12.0+PTX",
+    "source": "LAYER=sdist, LAYER=wheel or LAYER=path:DIR; again for each layer",
+    "flag": "LAYER.NAME=VALUE; again for each flag",
+    "without": "leave a layer out; again for each",
+    "jobs": "compile this many files at once (default: from cores and memory)",
+}
+MANNER = {
+    "json": "print one JSON document on standard output; all else goes to standard error",
+    "verbose": "say more",
+    "debug": "show the traceback of a failure",
+}
+LISTS = ["source", "flag", "without"]
+
+
+@contextmanager
+def _session(
+    *, json: bool = False, verbose: bool = False, debug: bool = False, offline: bool = False
+) -> Iterator[Session]:
+    # imported here and not above: `invoke --list` shall answer at once
+    from mmstack.console import Console  # noqa: PLC0415
+    from mmstack.errors import InterruptedRunError, MmstackError  # noqa: PLC0415
+    from mmstack.model import Paths  # noqa: PLC0415
+    from mmstack.session import Session  # noqa: PLC0415
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    state = Path(os.environ.get("MMSTACK_HOME") or ROOT / ".mmstack").expanduser().absolute()
+    paths = Paths(root=ROOT, state=state, dist=ROOT / "dist")
+    console = Console(json=json, verbose=verbose, dist=Path("dist"))
+    try:
+        with console:
+            yield Session(paths, console, offline=offline)
+    except MmstackError as error:
+        console.error(error, traceback=debug)
+        raise Exit(code=error.code) from error
+    except KeyboardInterrupt as interrupt:
+        stopped = InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
+        console.error(stopped)
+        raise Exit(code=stopped.code) from interrupt
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _options(**words: Any) -> Any:  # noqa: ANN401 - as Invoke hands them over
+    from mmstack.options import Options  # noqa: PLC0415 - see _session
+
+    return Options(**words)
+
+
+@task(
+    iterable=LISTS,
+    help={
+        **CHOICE,
+        **MANNER,
+        "stop-after": "stop when all steps of this kind are done: fetch, source, env, build, gate, install",
+        "offline": "use only what was fetched before",
+        "dry-run": "show the plan and stop",
+    },
+)
+def build_stack(
+    _c: Context,
+    stack: str = "",
+    cuda: str = "",
+    python: str = "",
+    arch: str = "",
+    source: Sequence[str] = (),
+    flag: Sequence[str] = (),
+    without: Sequence[str] = (),
+    jobs: str = "",
+    stop_after: str = "",
+    offline: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Build a stack, install it into dist/<stack>/env, and verify every layer."""
+    with _session(json=json, verbose=verbose, debug=debug, offline=offline) as session:
+        options = _options(
+            stack=stack, cuda=cuda, python=python, arch=arch, source=source, flag=flag, without=without, jobs=jobs
+        )
+        session.build(options, stop_after=stop_after, dry_run=dry_run)
+
+
+@task(iterable=LISTS, help={**CHOICE, **MANNER})
+def plan(
+    _c: Context,
+    stack: str = "",
+    cuda: str = "",
+    python: str = "",
+    arch: str = "",
+    source: Sequence[str] = (),
+    flag: Sequence[str] = (),
+    without: Sequence[str] = (),
+    jobs: str = "",
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Show what build-stack would do, every step with its key, before anything is done."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        options = _options(
+            stack=stack, cuda=cuda, python=python, arch=arch, source=source, flag=flag, without=without, jobs=jobs
+        )
+        session.plan(options)
+
+
+@task(
+    iterable=["source", "without"],
+    help={**{name: CHOICE[name] for name in ("stack", "cuda", "python", "source", "without")}, **MANNER},
+)
+def fetch(
+    _c: Context,
+    stack: str = "",
+    cuda: str = "",
+    python: str = "",
+    source: Sequence[str] = (),
+    without: Sequence[str] = (),
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Download everything that build-stack needs, so that it can run --offline."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        session.fetch(_options(stack=stack, cuda=cuda, python=python, source=source, without=without))
+
+
+@task(
+    help={
+        "stack": "the stack to verify (default: the only one in dist/)",
+        "checkpoint": "a released checkpoint for the suites that can use one",
+        "video": "a video for the suites that can use one",
+        **MANNER,
+    }
+)
+def verify(
+    _c: Context,
+    stack: str = "",
+    checkpoint: str = "",
+    video: str = "",
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Install the wheels of dist/<stack>/ into fresh environments and prove each layer."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        given = {"checkpoint": checkpoint, "video": video}
+        session.verify(stack, {name: str(Path(value).absolute()) for name, value in given.items() if value})
+
+
+@task(help={"stack": CHOICE["stack"], "cuda": CHOICE["cuda"], "python": CHOICE["python"], **MANNER})
+def doctor(
+    _c: Context,
+    stack: str = "",
+    cuda: str = "",
+    python: str = "",
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Say what this machine can build, and what to install if it cannot."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        able = session.doctor(_options(stack=stack, cuda=cuda, python=python))
+    if not able:
+        raise Exit(code=3)
+
+
+@task(help={"stack": "the stack (default: the only one in dist/)", **MANNER})
+def report(_c: Context, stack: str = "", json: bool = False, verbose: bool = False, debug: bool = False) -> None:
+    """Show a built stack's report again and write its page anew."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        session.report(stack)
+
+
+@task(help={"stack": "the stack to lock (default: all)", "check": "only see whether the locks fit"})
+def lock(_c: Context, stack: str = "", check: bool = False, debug: bool = False) -> None:
+    """Resolve what stacks require and pin it by version and digest."""
+    with _session(debug=debug) as session:
+        session.lock(stack, check=check)
+
+
+@task(name="check", help={"debug": MANNER["debug"]})
+def patches_check(_c: Context, debug: bool = False) -> None:
+    """Prove every patch series against the pinned sources."""
+    with _session(debug=debug) as session:
+        session.check_patches()
+
+
+@task(
+    name="edit", positional=["layer"], help={"layer": "the layer", "version": "its release", "debug": MANNER["debug"]}
+)
+def patches_edit(_c: Context, layer: str, version: str = "", debug: bool = False) -> None:
+    """Lay out a layer's tree, patched, for editing."""
+    with _session(debug=debug) as session:
+        session.edit_patches(layer, version)
+
+
+@task(
+    name="save",
+    positional=["layer", "name"],
+    help={"layer": "the layer", "name": "a short name", "reason": "why it is needed", "debug": MANNER["debug"]},
+)
+def patches_save(_c: Context, layer: str, name: str, reason: str = "", debug: bool = False) -> None:
+    """Make a new patch from an edited tree, at the end of the layer's series."""
+    with _session(debug=debug) as session:
+        session.save_patch(layer, name, reason or name.replace("-", " "))
+
+
+class Tasks(Collection):
+    """The tasks, and a better answer to a word that Invoke does not know than its own."""
+
+    def to_contexts(self, ignore_unknown_help: bool | None = None) -> list[ParserContext]:
+        """Return what the parser works from, having looked at the command line first.
+
+        Invoke ends with status 1 and no hint for an unknown task or option; a wrong command line is 2 here.
+        """
+        contexts: list[ParserContext] = super().to_contexts(ignore_unknown_help)
+        known = {str(name): context for context in contexts for name in (context.name, *context.aliases)}
+        words = [word for word in sys.argv[1:] if word != "--"]
+        current = None
+        for word in words:
+            if current is None and not word.startswith("-"):
+                current = known.get(word)
+                if current is None:
+                    _refuse(f"there is no task '{word}'", word, list(known))
+            elif current is not None and word.startswith("--") and word.split("=")[0] not in current.flags:
+                _refuse(f"{current.name} has no option '{word.split('=')[0]}'", word, list(current.flags))
+        return contexts
+
+
+def _refuse(what: str, word: str, known: list[str]) -> None:
+    near = get_close_matches(word, known, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise Exit(
+        f"{what}\n  why: {hint}known: {', '.join(sorted(known))}\n  fix: `invoke --list`, `invoke --help TASK`",
+        EXIT_USAGE,
+    )
+
+
+namespace = Tasks(build_stack, plan, fetch, verify, doctor, report, lock)
+namespace.add_collection(Collection("patches", patches_check, patches_edit, patches_save))
