@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
-from invoke.context import Context
-from invoke.exceptions import Exit
+from invoke.exceptions import Exit, ParseError
+from invoke.parser.parser import Parser
+from invoke.program import Program
 from invoke.tasks import task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from invoke.parser.context import ParserContext
+    from invoke.context import Context
 
+    from mmstack.errors import UsageError
     from mmstack.session import Session
 
 ROOT = Path(__file__).resolve().parent
@@ -51,6 +53,7 @@ def _session(
     from mmstack.errors import InterruptedRunError, MmstackError  # noqa: PLC0415
     from mmstack.model import Paths  # noqa: PLC0415
     from mmstack.session import Session  # noqa: PLC0415
+    from mmstack.store import disk_errors  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -58,7 +61,7 @@ def _session(
     paths = Paths(root=ROOT, state=state, dist=ROOT / "dist")
     console = Console(json=json, verbose=verbose, dist=Path("dist"))
     try:
-        with console:
+        with console, disk_errors(state):
             yield Session(paths, console, offline=offline)
     except MmstackError as error:
         console.error(error, traceback=debug)
@@ -95,9 +98,9 @@ def build_stack(
     cuda: str = "",
     python: str = "",
     arch: str = "",
-    source: Sequence[str] = (),
-    flag: Sequence[str] = (),
-    without: Sequence[str] = (),
+    source: Sequence[str] | None = None,
+    flag: Sequence[str] | None = None,
+    without: Sequence[str] | None = None,
     jobs: str = "",
     stop_after: str = "",
     offline: bool = False,
@@ -121,9 +124,9 @@ def plan(
     cuda: str = "",
     python: str = "",
     arch: str = "",
-    source: Sequence[str] = (),
-    flag: Sequence[str] = (),
-    without: Sequence[str] = (),
+    source: Sequence[str] | None = None,
+    flag: Sequence[str] | None = None,
+    without: Sequence[str] | None = None,
     jobs: str = "",
     json: bool = False,
     verbose: bool = False,
@@ -146,8 +149,8 @@ def fetch(
     stack: str = "",
     cuda: str = "",
     python: str = "",
-    source: Sequence[str] = (),
-    without: Sequence[str] = (),
+    source: Sequence[str] | None = None,
+    without: Sequence[str] | None = None,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
@@ -238,36 +241,42 @@ def patches_save(_c: Context, layer: str, name: str, reason: str = "", debug: bo
         session.save_patch(layer, name, reason or name.replace("-", " "))
 
 
-class Tasks(Collection):
-    """The tasks, and a better answer to a word that Invoke does not know than its own."""
-
-    def to_contexts(self, ignore_unknown_help: bool | None = None) -> list[ParserContext]:
-        """Return what the parser works from, having looked at the command line first.
-
-        Invoke ends with status 1 and no hint for an unknown task or option; a wrong command line is 2 here.
-        """
-        contexts: list[ParserContext] = super().to_contexts(ignore_unknown_help)
-        known = {str(name): context for context in contexts for name in (context.name, *context.aliases)}
-        words = [word for word in sys.argv[1:] if word != "--"]
-        current = None
-        for word in words:
-            if current is None and not word.startswith("-"):
-                current = known.get(word)
-                if current is None:
-                    _refuse(f"there is no task '{word}'", word, list(known))
-            elif current is not None and word.startswith("--") and word.split("=")[0] not in current.flags:
-                _refuse(f"{current.name} has no option '{word.split('=')[0]}'", word, list(current.flags))
-        return contexts
-
-
-def _refuse(what: str, word: str, known: list[str]) -> None:
-    near = get_close_matches(word, known, n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    raise Exit(
-        f"{what}\n  why: {hint}known: {', '.join(sorted(known))}\n  fix: `invoke --list`, `invoke --help TASK`",
-        EXIT_USAGE,
-    )
-
-
-namespace = Tasks(build_stack, plan, fetch, verify, doctor, report, lock)
+namespace = Collection(build_stack, plan, fetch, verify, doctor, report, lock)
 namespace.add_collection(Collection("patches", patches_check, patches_edit, patches_save))
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse what Invoke's parser refuses: it ends with status 1 and no hint, a wrong command line is 2 here."""
+    program = Program()
+    ours = Parser(initial=program.initial_context, ignore_unknown=True).parse_argv(words).unparsed
+    try:
+        Parser(initial=program.initial_context, contexts=namespace.to_contexts()).parse_argv(ours)
+    except ParseError as error:
+        from mmstack.console import Console  # noqa: PLC0415 - see _session
+
+        Console(json="--json" in words).error(_usage_error(error))
+        raise Exit(code=EXIT_USAGE) from error
+
+
+def _usage_error(error: ParseError) -> UsageError:
+    from mmstack.errors import UsageError, did_you_mean  # noqa: PLC0415 - see _session
+
+    context = error.context if error.context and error.context.name else None
+    known = "`invoke --list` lists the tasks"
+    fix = f"`invoke --help {context.name}` lists its options" if context else known
+    if valueless := re.search(r"<Argument: ([\w-]+)", str(error)):
+        return UsageError(f"--{valueless[1]} needs a value", fix=fix)
+    unknown = re.fullmatch(r"No idea what (['\"])(.*)\1 is!", str(error), re.DOTALL)
+    if unknown is None:
+        return UsageError(str(error), fix=fix)
+    word = unknown[2]
+    if context and word.startswith("-"):
+        flags = [name for name in context.flags if name.startswith("--")]
+        return UsageError(f"{context.name} has no option '{word}'", why=did_you_mean(word, flags), fix=fix)
+    names = [str(each.name) for each in namespace.to_contexts()]
+    return UsageError(f"there is no task '{word}'", why=did_you_mean(word, names), fix=known)
+
+
+# Invoke offers no other place between reading the tasks and reading the command line
+if {"invoke", "inv"} & {Path(sys.argv[0]).name, Path(sys.argv[0]).parent.name}:
+    _check_words(sys.argv[1:])

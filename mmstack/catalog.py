@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
 
 from mmstack import tables
 from mmstack.errors import CatalogError, UsageError, did_you_mean
@@ -25,15 +29,17 @@ from mmstack.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from mmstack.model import Lock
     from mmstack.tables import Table
 
+T = TypeVar("T")
 MEBIBYTE = 1 << 20
-HEX_DIGITS = set("0123456789abcdef")
-SHA256_LENGTH = 64
+SHA256 = re.compile(r"[0-9a-f]{64}")
+TWO_NUMBERS = re.compile(r"\d{1,4}\.\d{1,4}")
+BARE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,10 @@ class Catalog:
     @cached_property
     def stacks(self) -> Mapping[str, Stack]:
         """Return all stacks by name."""
-        return {file.stem: read_stack(file) for file in sorted(self.root.glob("stacks/*.toml"))}
+        stacks = {file.stem: read_stack(file) for file in sorted(self.root.glob("stacks/*.toml"))}
+        for stack in stacks.values():
+            _check_stack(stack, self.recipes)
+        return stacks
 
     @cached_property
     def recipes(self) -> Mapping[str, RecipeData]:
@@ -55,8 +64,16 @@ class Catalog:
     @cached_property
     def patches(self) -> Mapping[str, tuple[Patch, ...]]:
         """Return the patch series by project."""
-        series = [read_series(file) for file in sorted(self.root.glob("patches/*/series.toml"))]
-        return dict(series)
+        series = dict(read_series(file) for file in sorted(self.root.glob("patches/*/series.toml")))
+        projects = {recipe.project for recipe in self.recipes.values()}
+        for project in series:
+            if project not in projects:
+                raise CatalogError(
+                    f"patches/{project}/series.toml is for a project that no recipe has",
+                    why=did_you_mean(project, projects),
+                    fix="correct the name of the folder and in the file",
+                )
+        return series
 
     def stack(self, name: str) -> Stack:
         """Return the stack of that name.
@@ -99,16 +116,49 @@ def lock_file(stack: Stack) -> Path:
 def read_stack(file: Path) -> Stack:
     """Read `stacks/<name>.toml`."""
     table = tables.load(file).only("summary", "python", "cuda", "layers", "expect")
-    expect = table.table("expect")
+    pythons, cuda = table.texts("python"), table.text("cuda")
+    if not pythons or not all(TWO_NUMBERS.fullmatch(minor) for minor in pythons):
+        raise table.wrong("python", "must be a list of Pythons, best first", fix='write e.g. ["3.11", "3.12"]')
+    if cuda != "cpu" and not TWO_NUMBERS.fullmatch(cuda):
+        raise table.wrong("cuda", "must be cpu or a version X.Y", fix='write e.g. "12.8"')
+    layers = tuple(_layer_choice(layer) for layer in table.tables("layers"))
+    if not layers or len({layer.name for layer in layers}) < len(layers):
+        raise table.wrong("layers", "must list layers, each once")
+    expect = table.table("expect").only(*(layer.name for layer in layers))
     return Stack(
         name=file.stem,
         summary=table.text("summary"),
-        python=table.texts("python"),
-        cuda=table.text("cuda"),
-        layers=tuple(_layer_choice(layer) for layer in table.tables("layers")),
+        python=pythons,
+        cuda=cuda,
+        layers=layers,
         expect={name: expect.table(name).strings() for name in expect.values},
         file=file,
     )
+
+
+def _check_stack(stack: Stack, recipes: Mapping[str, RecipeData]) -> None:
+    """Refuse layers, and flags of layers, that no recipe has."""
+    for layer in stack.layers:
+        if layer.name not in recipes:
+            raise CatalogError(
+                f"{stack.file}: there is no layer '{layer.name}'",
+                why=did_you_mean(layer.name, recipes),
+                fix="correct the name, or add pipelines/NAME/recipe.toml",
+            )
+        flags = {flag.name: flag.choices for flag in recipes[layer.name].flags}
+        for name, value in layer.flags.items():
+            if name not in flags:
+                raise CatalogError(
+                    f"{stack.file}: layer '{layer.name}' has no flag '{name}'",
+                    why=did_you_mean(name, flags),
+                    fix="correct or remove it",
+                )
+            if flags[name] and value not in flags[name]:
+                raise CatalogError(
+                    f"{stack.file}: '{value}' is no value of {layer.name}.{name}",
+                    why=did_you_mean(value, flags[name]),
+                    fix="choose one of these",
+                )
 
 
 def read_recipe(file: Path) -> RecipeData:
@@ -120,19 +170,27 @@ def read_recipe(file: Path) -> RecipeData:
     run = table.table("run").only("requires", "variants")
     variants = run.table("variants")
     folder = file.parent
+    needs, against = table.texts("needs", ()), build.texts("against", ())
+    if not set(against) <= set(needs):
+        raise build.wrong("against", "must name layers that the key 'needs' names as well")
+    memory = build.get("memory_per_job_mib", int, 1024)
+    if memory < 1:
+        raise build.wrong("memory_per_job_mib", "must be at least 1")
+    if bad := [name for name in variants.values if not BARE_NAME.fullmatch(name)]:
+        raise variants.wrong(bad[0], "must be named by letters, digits, - and _ alone", fix="rename it")
     return RecipeData(
         name=folder.name,
         summary=table.text("summary"),
         project=table.text("project"),
         modules=table.texts("modules"),
-        needs=table.texts("needs", ()),
-        against=build.texts("against", ()),
+        needs=needs,
+        against=against,
         compiles=build.get("compiles", bool, default=False),
-        memory_per_job=build.get("memory_per_job_mib", int, 1024) * MEBIBYTE,
-        build_requires=build.texts("requires", ()),
-        run_requires=run.texts("requires", ()),
-        variants={name: variants.texts(name) for name in variants.values},
-        verify_requires=table.table("verify").only("requires").texts("requires", ()),
+        memory_per_job=memory * MEBIBYTE,
+        build_requires=_requirements(build, "requires"),
+        run_requires=_requirements(run, "requires"),
+        variants={name: _requirements(variants, name) for name in variants.values},
+        verify_requires=_requirements(table.table("verify").only("requires"), "requires"),
         environment=build.table("environment").strings(),
         conflicts=tuple(_conflict(entry) for entry in table.tables("conflicts")),
         flags=tuple(_flag(name, table.table("flags").table(name)) for name in table.table("flags").values),
@@ -155,80 +213,113 @@ def read_series(file: Path) -> tuple[str, tuple[Patch, ...]]:
     """Read `patches/<project>/series.toml`: the project's name and its patches in order."""
     table = tables.load(file).only("project", "patch")
     project = table.text("project")
+    if project != file.parent.name:
+        raise table.wrong("project", f"must be the folder's name, '{file.parent.name}'")
     return project, tuple(_patch(project, file.parent, entry) for entry in table.tables("patch"))
 
 
 def _patch(project: str, folder: Path, table: Table) -> Patch:
     table.only("file", "id", "versions", "when", "reason", "upstream", "retire_when", "sha256")
-    file = folder / table.text("file")
-    if not file.is_file() or file.parent != folder:
-        raise CatalogError(f"{table.file}: patch file '{table.text('file')}' is not beside it", fix="add or rename it")
-    expected = _sha256(table)
+    beside = {path.name: path for path in folder.iterdir() if path.is_file()}
+    name = table.text("file")
+    if name not in beside:
+        raise CatalogError(
+            f"{table.file}: key '{table.at('file')}': there is no '{name}' beside it",
+            why=did_you_mean(name, [other for other in beside if other.endswith(".patch")]),
+            fix="add or rename it",
+        )
+    file, expected = beside[name], _sha256(table)
     if (found := file_digest(file)) != expected:
         raise CatalogError(
             f"{file} is not the patch that {table.file.name} names",
             why=f"its sha256 is {found}, the series says {expected}",
             fix="restore the file, or write the new digest into the series",
         )
-    when = table.table("when").strings()
-    for name, text in {**when, "versions": table.text("versions")}.items():
-        _specifier(table, name, text)
     return Patch(
         id=table.text("id"),
         project=project,
         file=file,
         sha256=expected,
-        versions=table.text("versions"),
+        versions=_range(table, "versions"),
         reason=table.text("reason"),
         upstream=table.text("upstream"),
         retire_when=table.text("retire_when"),
-        when=when,
+        when=_ranges(table.table("when")),
     )
 
 
-def _specifier(table: Table, name: str, text: str) -> SpecifierSet:
+def _parsed(table: Table, name: str, parse: Callable[[str], T], text: str, demand: str, example: str) -> T:
+    """Return what a text means; every parser of versions and names has its own subclass of ValueError."""
     try:
-        return SpecifierSet(text, prereleases=True)
-    except InvalidSpecifier as error:
-        raise CatalogError(
-            f"{table.file}: '{name}' is no version range", why=str(error), fix="write e.g. '>=2.14'"
-        ) from error
+        return parse(text)
+    except (ValueError, RecursionError) as error:
+        raise table.wrong(name, f"must be {demand}", why=str(error), fix=f"write e.g. '{example}'") from error
+
+
+def _range(table: Table, name: str) -> str:
+    text = table.text(name)
+    _parsed(table, name, SpecifierSet, text, "a version range", ">=2.14")
+    return text
+
+
+def _ranges(table: Table) -> dict[str, str]:
+    return {name: _range(table, name) for name in table.values}
+
+
+def _version(table: Table) -> str:
+    text = table.text("version")
+    _parsed(table, "version", Version, text, "a version", "2.13.0")
+    return text
+
+
+def _requirements(table: Table, name: str) -> tuple[str, ...]:
+    lines = table.texts(name, ())
+    for line in lines:
+        _parsed(table, name, Requirement, line.replace("{version}", "0"), "a list of requirements", "numpy>=2,<3")
+    return lines
 
 
 def _sha256(table: Table) -> str:
     text = table.text("sha256")
-    if len(text) != SHA256_LENGTH or not HEX_DIGITS.issuperset(text):
-        raise CatalogError(f"{table.file}: '{table.where}.sha256' is no sha256", why=f"it is {text!r}")
+    if not SHA256.fullmatch(text):
+        raise table.wrong("sha256", "must be a sha256: 64 digits, 0-9 and a-f", fix="take it from the file itself")
     return text
 
 
-def _source_kind(table: Table, text: str) -> SourceKind:
+def _source_kind(table: Table, name: str, text: str) -> SourceKind:
     for kind in get_args(SourceKind):
         if kind == text:
             return kind  # type: ignore[no-any-return]
-    raise CatalogError(f"{table.file}: no source kind '{text}'", why=did_you_mean(text, get_args(SourceKind)))
+    why = did_you_mean(text, get_args(SourceKind))
+    raise table.wrong(name, f"names no kind of source: '{text}'", why=why)
 
 
 def _layer_choice(table: Table) -> LayerChoice:
     table.only("name", "version", "source", "flags")
+    source = _source_kind(table, "source", table.text("source"))
+    if source == "path":
+        raise table.wrong("source", "must be pinned", why="a folder changes", fix="use `--source LAYER=path:DIR`")
     return LayerChoice(
         name=table.text("name"),
-        version=table.text("version"),
-        source=_source_kind(table, table.text("source")),
+        version=_version(table),
+        source=source,
         flags=table.table("flags").strings(),
     )
 
 
 def _flag(name: str, table: Table) -> Flag:
     table.only("default", "choices", "help")
-    return Flag(name=name, default=table.text("default"), choices=table.texts("choices", ()), help=table.text("help"))
+    default, choices = table.text("default"), table.texts("choices", ())
+    if choices and default not in choices:
+        raise table.wrong("default", "must be one of the choices", why=did_you_mean(default, choices))
+    return Flag(name=name, default=default, choices=choices, help=table.text("help"))
 
 
 def _conflict(table: Table) -> Conflict:
     table.only("id", "when", "why", "fix")
-    when = table.table("when", required=True).strings()
-    for name, text in when.items():
-        _specifier(table, name, text)
+    when = _ranges(table.table("when", required=True))
+    if not when:
+        raise table.wrong("when", "must name at least one version", fix="a conflict of nothing would hold everywhere")
     return Conflict(id=table.text("id"), when=when, why=table.text("why"), fix=table.text("fix"))
 
 
@@ -236,7 +327,7 @@ def _gates(table: Table) -> GateRules:
     table.only("wheel", "top_level", "extensions", "requires", "rpath")
     wheel = table.text("wheel")
     if wheel not in {"platform", "pure"}:
-        raise CatalogError(f"{table.file}: 'gates.wheel' must be platform or pure", why=f"it is {wheel!r}")
+        raise table.wrong("wheel", "must be platform or pure")
     return GateRules(
         wheel="pure" if wheel == "pure" else "platform",
         top_level=table.texts("top_level"),
@@ -250,12 +341,21 @@ def _releases(entries: tuple[Table, ...]) -> dict[str, dict[SourceKind, tuple[Fi
     releases: dict[str, dict[SourceKind, tuple[FilePin, ...]]] = {}
     for entry in entries:
         entry.only("version", "sdist", "wheel")
+        if _version(entry) in releases:
+            raise entry.wrong("version", "must be another than those before", fix="put its files into one entry")
         kinds = releases.setdefault(entry.text("version"), {})
-        for kind in set(entry.values) - {"version"}:
-            kinds[_source_kind(entry, kind)] = tuple(_file_pin(pin) for pin in entry.tables(kind))
+        for kind in sorted(set(entry.values) - {"version"}):
+            kinds[_source_kind(entry, kind, kind)] = tuple(_file_pin(pin, kind) for pin in entry.tables(kind))
+            if not entry.values[kind]:
+                raise entry.wrong(kind, "must list at least one file")
     return releases
 
 
-def _file_pin(table: Table) -> FilePin:
+def _file_pin(table: Table, kind: str) -> FilePin:
     table.only("filename", "sha256", "variant")
-    return FilePin(filename=table.text("filename"), sha256=_sha256(table), variant=table.text("variant", ""))
+    name = table.text("filename")
+    if "/" in name or "\0" in name or name in {"", ".", ".."}:
+        raise table.wrong("filename", "must be the name of a file, not a path")
+    if kind == "wheel":
+        _parsed(table, "filename", parse_wheel_filename, name, "the name of a wheel", "base-1.0-py3-none-any.whl")
+    return FilePin(filename=name, sha256=_sha256(table), variant=table.text("variant", ""))

@@ -7,12 +7,12 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmstack.envs import Wheel, python_of
-from mmstack.errors import CommandError, PinError, VerificationError
+from mmstack.envs import Wheel, python_of, unmet
+from mmstack.errors import CommandError, PinError, UsageError, VerificationError
 from mmstack.keys import file_digest
 from mmstack.lock import parse_requirements
 from mmstack.run import run, scrubbed
-from mmstack.store import link_or_copy, write_json
+from mmstack.store import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ class Dist:
         """Replace the wheels, the requirements and the environment by those of a plan.
 
         Raises:
-            VerificationError: the new environment does not import every layer.
+            VerificationError: the new environment lacks a requirement, or does not import every layer.
         """
         log.unlink(missing_ok=True)
         self._put_wheels(artifacts)
@@ -75,8 +75,8 @@ class Dist:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         layers = [Wheel(path=item.path, sha256=item.sha256) for item in artifacts]
-        environments.make(fresh, plan.interpreter, [*requirements, *layers], log=log)
-        environments.check(fresh, log=log)
+        environments.make(fresh, plan.interpreter, [*requirements, *layers], log=log, link_mode="copy")
+        _check_requirements(plan, fresh)
         _import_all(plan, fresh, log)
         write_json(fresh / STAMP, {"key": plan.key})
         if self.env.exists():
@@ -85,8 +85,16 @@ class Dist:
         shutil.rmtree(old, ignore_errors=True)
 
     def requirements(self) -> tuple[LockedRequirement, ...]:
-        """Return what runs and verifies the stack, as it was installed."""
+        """Return what runs and verifies the stack, as it was installed.
+
+        Raises:
+            UsageError: it was not.
+        """
         files = [self.root / "requirements" / f"{name}.txt" for name in REQUIREMENTS]
+        if missing := [file for file in files if not file.exists()]:
+            raise UsageError(
+                f"there is no {missing[0]}", why="the stack is not installed", fix="run `invoke build-stack`"
+            )
         return tuple(item for file in files for item in parse_requirements(file.read_text(encoding="utf-8")))
 
     def checked_wheels(self, artifacts: Sequence[Mapping[str, Any]]) -> list[Wheel]:
@@ -111,7 +119,7 @@ class Dist:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         for item in artifacts:
-            link_or_copy(item.path, fresh / item.filename)
+            shutil.copyfile(item.path, fresh / item.filename)
         shutil.rmtree(self.wheels, ignore_errors=True)
         fresh.replace(self.wheels)
 
@@ -124,6 +132,15 @@ class Dist:
 
 def _same_size(path: Path, artifact: Artifact) -> bool:
     return path.exists() and path.stat().st_size == artifact.size
+
+
+def _check_requirements(plan: Plan, env: Path) -> None:
+    if problems := unmet(env, plan.interpreter):
+        raise VerificationError(
+            "the installed environment does not meet what its distributions require",
+            why="\n".join(problems),
+            fix="correct the requirements of the layer's recipe, then `invoke lock`",
+        )
 
 
 def _import_all(plan: Plan, env: Path, log: Path) -> None:

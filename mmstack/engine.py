@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mmstack.catalog import Catalog
 from mmstack.dist import Dist
 from mmstack.errors import InterruptedRunError, MmstackError, UsageError, VerificationError, did_you_mean
-from mmstack.events import LayerVerified, PlanReady, RunEnded
+from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded
 from mmstack.host import describe
 from mmstack.keys import key
 from mmstack.model import StepKind
-from mmstack.resolve import Findings, candidates, resolve, select
+from mmstack.resolve import Findings, applicable_sets, candidates, resolve, select
 from mmstack.schedule import run_steps
 from mmstack.store import disk_errors
 from mmstack.verify import Suite, suite_facts
@@ -23,8 +23,11 @@ from mmstack.verify import Suite, suite_facts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmstack.model import Artifact, Host, Interpreter, Plan, Request, Step, Verification
+    from mmstack.model import Artifact, FilePin, Host, Interpreter, LayerPlan, Plan, Request, Step, Verification
     from mmstack.workshop import Workshop
+
+
+AGAIN = "run `invoke build-stack` for this stack: it carries on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,29 @@ class Engine:
                 if source.path
             },
         )
-        return resolve(request, selection, host, interpreter, self.catalog, findings)
+        plan = resolve(request, selection, host, interpreter, self.catalog, findings)
+        for layer in plan.layers:
+            if layer.chosen and layer.chosen.variant != layer.source.files[0].variant:
+                self._say_what_it_costs(plan, layer, layer.chosen)
+        return plan
+
+    def _say_what_it_costs(self, plan: Plan, layer: LayerPlan, chosen: FilePin) -> None:
+        """Tell how much a build takes to download that is not the preferred one."""
+        shop = self.workshop
+        lock = applicable_sets(self.catalog.lock(plan.stack), plan.interpreter)
+        offers = shop.offers_for(
+            layer.source.project, [chosen], lock.get(f"run-{chosen.variant}", ()), plan.interpreter
+        )
+        if offers:
+            size = sum(shop.index.size_of(offer) or 0 for offer in offers)
+            preferred = layer.source.files[0].variant
+            shop.listener(
+                Notice(
+                    level="warning",
+                    text=f"{layer.name}: no package index of yours offers the '{preferred}' build for this Python; "
+                    f"the '{chosen.variant}' build is taken: {len(offers)} files, {size / 1e9:.1f} GB to download",
+                )
+            )
 
     def cached(self, plan: Plan) -> frozenset[str]:
         """Return the ids of the steps whose results are already there."""
@@ -81,6 +106,8 @@ class Engine:
         steps = _until(plan.steps, stop_after)
         cached = self.cached(plan)
         self.workshop.listener(PlanReady(plan=plan, cached=cached))
+        for artifact in self._artifacts(plan):  # a run killed in the gate may have left its tree
+            self.workshop.clear(plan.layer(artifact.layer))
         error: MmstackError | None = None
         failed: tuple[Verification, ...] = ()
         try:
@@ -116,9 +143,12 @@ class Engine:
         """Prove the wheels that stand in a stack's folder, whoever built them, bottom-up in fresh environments.
 
         Raises:
+            UsageError: the stack's last build did not come so far.
             PinError: a wheel is not the one that the manifest names.
             VerificationError: a layer does not do what its suite demands.
         """
+        if len(manifest["artifacts"]) < len(manifest["layers"]):
+            raise UsageError(f"{dist.root} holds no whole stack", why="its last build did not end", fix=AGAIN)
         shop = self.workshop
         interpreter = describe(Path(manifest["interpreter"]["path"]), cache=shop.paths.state / "pythons.json")
         requirements = dist.requirements()

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from packaging.utils import parse_wheel_filename
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from uv import find_uv_bin
 
 from mmstack.run import run, scrubbed
-from mmstack.store import link_or_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from mmstack.model import Interpreter
 
+LinkMode = Literal["hardlink", "copy"]
 MARKER = ".complete"
 
 
@@ -51,6 +51,22 @@ def site_packages(env: Path, interpreter: Interpreter) -> Path:
     return env / "lib" / f"python{interpreter.minor}" / "site-packages"
 
 
+def unmet(env: Path, interpreter: Interpreter) -> list[str]:
+    """Return which requirements of the installed distributions are not met by what is installed."""
+    installed = list(distributions(path=[str(site_packages(env, interpreter))]))
+    versions = {canonicalize_name(item.name): item.version for item in installed}
+    problems = []
+    for item in installed:
+        for line in item.requires or ():
+            wanted = Requirement(line)
+            if wanted.marker and not wanted.marker.evaluate({**interpreter.markers, "extra": ""}):
+                continue
+            found = versions.get(canonicalize_name(wanted.name))
+            if found is None or not wanted.specifier.contains(found, prereleases=True):
+                problems.append(f"{item.name} {item.version} wants {wanted}, here is {found or 'none'}")
+    return problems
+
+
 class Environments:
     """Makes environments; `cache` is uv's, so that a wheel is unpacked once and linked from then on."""
 
@@ -58,45 +74,39 @@ class Environments:
         self.cache = cache
         self.home = home
 
-    def make(self, env: Path, interpreter: Interpreter, wheels: Sequence[Wheel], *, log: Path | None = None) -> None:
-        """Make an environment that holds exactly these wheels, unless it is whole already."""
+    def make(
+        self,
+        env: Path,
+        interpreter: Interpreter,
+        wheels: Sequence[Wheel],
+        *,
+        log: Path | None = None,
+        link_mode: LinkMode = "hardlink",
+    ) -> None:
+        """Make an environment that holds exactly these wheels, unless it is whole already.
+
+        Its files are uv's cached ones under a second name, quick and small; `link_mode` must be
+        `copy` where a user may edit them.
+        """
         if (env / MARKER).exists():
             return
         shutil.rmtree(env, ignore_errors=True)
         env.parent.mkdir(parents=True, exist_ok=True)
         self._uv("venv", "--quiet", "--relocatable", "--python", interpreter.path, env, log=log)
         if wheels:
-            with self._wheelhouse(wheels) as (folder, requirements):
-                self._uv(
-                    "pip",
-                    "install",
-                    "--python",
-                    python_of(env),
-                    "--no-index",
-                    "--find-links",
-                    folder,
-                    "--no-deps",
-                    "--require-hashes",
-                    "--requirement",
-                    requirements,
-                    log=log,
-                )
+            self._install(env, wheels, link_mode, log)
         (env / MARKER).touch()
 
-    def check(self, env: Path, *, log: Path | None = None) -> None:
-        """Demand that every installed distribution finds what its metadata requires."""
-        self._uv("pip", "check", "--python", python_of(env), log=log)
-
-    @contextmanager
-    def _wheelhouse(self, wheels: Sequence[Wheel]) -> Iterator[tuple[Path, Path]]:
-        self.home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.home, prefix="wheelhouse-") as name:
-            folder = Path(name)
-            for wheel in wheels:
-                link_or_copy(wheel.path, folder / wheel.path.name)
-            requirements = folder / "requirements.txt"
-            requirements.write_text("".join(f"{wheel.line()}\n" for wheel in wheels), encoding="utf-8")
-            yield folder, requirements
+    def _install(self, env: Path, wheels: Sequence[Wheel], link_mode: LinkMode, log: Path | None) -> None:
+        requirements = env / "requirements.txt"
+        requirements.write_text("".join(f"{wheel.line()}\n" for wheel in wheels), encoding="utf-8")
+        # each wheel's own folder, never one made for the occasion: uv's cache goes by where a wheel lies
+        places: list[str | Path] = [
+            word for folder in sorted({wheel.path.parent for wheel in wheels}) for word in ("--find-links", folder)
+        ]
+        words: list[str | Path] = ["pip", "install", "--python", python_of(env), "--no-index", *places]
+        words += ["--no-deps", "--require-hashes", "--link-mode", link_mode, "--requirement", requirements]
+        self._uv(*words, log=log)
 
     def _uv(self, *words: str | Path, log: Path | None) -> None:
         env = scrubbed(

@@ -6,7 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from packaging.markers import InvalidMarker, Marker
+from packaging.markers import Marker, UndefinedEnvironmentName
+from packaging.version import Version
 
 from mmstack import tables
 from mmstack.errors import CatalogError
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^ ;\\]+)(?: *; *(?P<marker>[^\\]+?))?(?: *\\)?$")
+REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?: *; *(?P<marker>[^\\]+?))?(?: *\\)?")
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read_lock(file: Path) -> Lock:
@@ -30,7 +33,7 @@ def read_lock(file: Path) -> Lock:
         raise CatalogError(f"{file} is missing", fix=f"make it with `invoke lock --stack {file.stem}`")
     table = tables.load(file).only("version", "inputs", "set", "sha256")
     if table.get("version", int) != 1:
-        raise CatalogError(f"{file} has a version that this mmstack does not know", fix="make it anew: `invoke lock`")
+        raise table.wrong("version", "must be one that this mmstack knows", fix="make it anew: `invoke lock`")
     sets, digests = table.table("set"), table.table("sha256")
     return Lock(
         inputs=table.text("inputs"),
@@ -43,7 +46,7 @@ def write_lock(lock: Lock) -> str:
     lines = ["# made by `invoke lock`; not to be edited", "version = 1", f'inputs = "{lock.inputs}"', "", "[set]"]
     digests: dict[str, tuple[str, ...]] = {}
     for name, requirements in sorted(lock.sets.items()):
-        lines += [f"{name} = [", *(f"  {json.dumps(_line(item))}," for item in requirements), "]"]
+        lines += [f"{_key(name)} = [", *(f"  {json.dumps(_line(item))}," for item in requirements), "]"]
         digests |= {f"{item.name}=={item.version}": item.sha256 for item in requirements}
     lines += ["", "[sha256]"]
     for release, values in sorted(digests.items()):
@@ -58,7 +61,7 @@ def parse_requirements(text: str) -> tuple[LockedRequirement, ...]:
         head = block.split("\n", 1)[0].strip()
         if not head or head.startswith("#"):
             continue
-        match = REQUIREMENT.match(head)
+        match = REQUIREMENT.fullmatch(head)
         hashes = tuple(sorted(HASH.findall(block)))
         if match is None or not hashes:
             raise CatalogError("a resolved requirement is not pinned by version and hash", why=head)
@@ -74,8 +77,27 @@ def parse_requirements(text: str) -> tuple[LockedRequirement, ...]:
 
 
 def applicable(requirements: Iterable[LockedRequirement], markers: Mapping[str, str]) -> tuple[LockedRequirement, ...]:
-    """Return the requirements that an interpreter with these markers installs."""
-    return tuple(item for item in requirements if not item.marker or Marker(item.marker).evaluate(dict(markers)))
+    """Return the requirements that an interpreter with these markers installs.
+
+    Raises:
+        CatalogError: a marker compares what cannot be compared.
+    """
+    return tuple(item for item in requirements if not item.marker or _applies(item, markers))
+
+
+def _applies(item: LockedRequirement, markers: Mapping[str, str]) -> bool:
+    try:
+        return Marker(item.marker).evaluate(dict(markers))
+    except (UndefinedEnvironmentName, ValueError) as error:
+        raise CatalogError(
+            f"the marker of {item.name} {item.version} has no meaning: {item.marker}",
+            why=str(error),
+            fix="make the lock anew: `invoke lock`",
+        ) from error
+
+
+def _key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
 def _line(item: LockedRequirement) -> str:
@@ -83,18 +105,22 @@ def _line(item: LockedRequirement) -> str:
 
 
 def _entry(line: str, digests: tables.Table) -> LockedRequirement:
-    match = REQUIREMENT.match(line)
+    match = REQUIREMENT.fullmatch(line)
     if match is None:
         raise CatalogError(f"{digests.file}: {line!r} is no pinned requirement", fix="make it anew: `invoke lock`")
     marker = match["marker"] or ""
     try:
+        Version(match["version"])
         if marker:
             Marker(marker)
-    except InvalidMarker as error:
-        raise CatalogError(f"{digests.file}: {line!r} has no valid marker", why=str(error)) from error
-    return LockedRequirement(
-        name=match["name"],
-        version=match["version"],
-        marker=marker,
-        sha256=digests.texts(f"{match['name']}=={match['version']}"),
-    )
+    except (ValueError, RecursionError) as error:
+        raise CatalogError(
+            f"{digests.file}: {line!r} has no valid version or marker",
+            why=str(error),
+            fix="make it anew: `invoke lock`",
+        ) from error
+    release = f"{match['name']}=={match['version']}"
+    found = digests.texts(release)
+    if not found or not all(SHA256.fullmatch(digest) for digest in found):
+        raise digests.wrong(release, "must be a list of sha256", fix="make it anew: `invoke lock`")
+    return LockedRequirement(name=match["name"], version=match["version"], marker=marker, sha256=found)

@@ -97,7 +97,7 @@ def _wanted(stack: Stack, catalog: Catalog) -> dict[str, tuple[str, ...]]:
     wanted["verify"] = _lines(line for recipe in recipes for line in recipe.verify_requires)
     for recipe in recipes:
         for variant, lines in recipe.variants.items():
-            wanted[f"run-{variant}"] = tuple(line.format(version=versions[recipe.name]) for line in lines)
+            wanted[f"run-{variant}"] = tuple(line.replace("{version}", versions[recipe.name]) for line in lines)
         if recipe.build_requires:
             wanted[f"build-{recipe.name}"] = _lines([*recipe.build_requires, *_below(recipe, recipes)])
     return wanted

@@ -289,7 +289,8 @@ class LayerPlan:
     """One layer of a plan, everything decided.
 
     `chosen` is the one file that an index source comes from; `key` covers all that can
-    change the artifact.
+    change the artifact; `work_key` names the folder that it is built in, which a path
+    source keeps from one edit to the next.
     """
 
     recipe: RecipeData
@@ -301,6 +302,7 @@ class LayerPlan:
     environment: Mapping[str, str]
     build_requires: tuple[LockedRequirement, ...]
     key: str
+    work_key: str
     verify_key: str
     reproducible: bool
 

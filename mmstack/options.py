@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,9 @@ class Options:
     def words(self) -> list[str]:
         """Return them as the user would type them again."""
         single = {name: getattr(self, name) for name in ("stack", "cuda", "python", "arch", "jobs")}
-        words = [f"--{name} {value}" for name, value in single.items() if value]
+        words = [f"--{name} {shlex.quote(value)}" for name, value in single.items() if value]
         many = {name: getattr(self, name) for name in ("source", "flag", "without")}
-        return words + [f"--{name} {value}" for name, values in many.items() for value in values]
+        return words + [f"--{name} {shlex.quote(value)}" for name, values in many.items() for value in values]
 
 
 def _pairs(option: str, words: Sequence[str]) -> Mapping[str, str]:
@@ -57,6 +58,9 @@ def _pairs(option: str, words: Sequence[str]) -> Mapping[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
-            raise UsageError(f"{option}: '{word}' is not NAME=VALUE", fix=f"write e.g. `{option} LAYER=VALUE`")
+            example = "LAYER.NAME=VALUE" if option == "--flag" else "LAYER=sdist"
+            raise UsageError(f"{option}: '{word}' is not NAME=VALUE", fix=f"write e.g. `{option} {example}`")
+        if name in pairs:
+            raise UsageError(f"{option}: '{name}' is given twice", fix="leave one of them out")
         pairs[name] = value
     return pairs

@@ -1,6 +1,7 @@
 """Applies patch series: exactly, or not at all.
 
-A hunk must match line for line, at its place or at one other place only; there is no fuzz.
+A hunk must match line for line, at its place or at one other place only; there is no fuzz. One that
+begins at the first line or ends without context belongs to the beginning or the end of its file.
 A patch that does not apply, is already applied or changes nothing is an error with its name.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from unidiff.constants import LINE_TYPE_NO_NEWLINE
+from unidiff.constants import LINE_TYPE_ADDED, LINE_TYPE_CONTEXT, LINE_TYPE_NO_NEWLINE, LINE_TYPE_REMOVED
 from unidiff.errors import UnidiffParseError
 from unidiff.patch import PatchSet
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mmstack.model import Patch
 
 NO_FILE = "/dev/null"
+LINE_TYPES = {LINE_TYPE_ADDED, LINE_TYPE_CONTEXT, LINE_TYPE_REMOVED}
+PLAIN_MODES = {None, "100644"}
 
 
 def apply(patch: Patch, tree: Path) -> None:
@@ -46,12 +49,14 @@ def is_applied(patch: Patch, tree: Path) -> bool:
     try:
         for file in _parse(patch):
             path = _inside(patch, tree, file)
-            if file.is_removed_file:
+            if file.target_file == NO_FILE:
                 if path.exists():
                     return False
-            else:
-                _replace(patch, file, _lines(path), backwards=True)
-    except (PatchError, FileNotFoundError):
+            elif not path.is_file():
+                return False
+            elif _replace(patch, file, _lines(path), backwards=True) and file.source_file == NO_FILE:
+                return False
+    except PatchError:
         return False
     return True
 
@@ -64,7 +69,7 @@ def changed_files(patch: Patch, tree: Path) -> dict[Path, str | None]:
     """
     files = _parse(patch)
     try:
-        changes = {_inside(patch, tree, file): _changed(patch, tree, file) for file in files}
+        changes = _changes(patch, tree, files)
     except PatchError as error:
         if is_applied(patch, tree):
             raise _error(patch, "is already applied", "the tree holds its changes already") from error
@@ -76,33 +81,70 @@ def changed_files(patch: Patch, tree: Path) -> dict[Path, str | None]:
 
 def _parse(patch: Patch) -> PatchSet:
     try:
-        text = patch.file.read_text(encoding="utf-8", errors="surrogateescape")
-        if "GIT binary patch" in text:
-            raise _error(patch, "is binary", "only text can be reviewed")
-        return PatchSet(text)
+        text = _text(patch.file)
+        files = PatchSet(text)
     except (UnidiffParseError, ValueError, IndexError) as error:
         raise _error(patch, "is malformed", str(error)) from error
+    if text and not text.endswith("\n"):
+        raise _error(patch, "is malformed", "it ends within a line")
+    if stray := _stray(text.split("\n"), files):
+        raise _error(patch, "is malformed", f"a hunk ends before its lines do: {stray!r}")
+    for file in files:
+        if file.is_binary_file:
+            raise _error(patch, f"changes {file.path}, which is binary", "only text can be reviewed")
+        if file.is_rename:
+            raise _error(patch, f"renames {file.path}", "a rename hides what changes; remove and add instead")
+        changes_mode = file.source_file != NO_FILE != file.target_file and file.source_mode != file.target_mode
+        if changes_mode or (file.source_file == NO_FILE and file.target_mode not in PLAIN_MODES):
+            raise _error(patch, f"sets the mode of {file.path}", "a patch changes text alone")
+    return files
 
 
-def _changed(patch: Patch, tree: Path, file: PatchedFile) -> str | None:
-    path = _inside(patch, tree, file)
-    if file.is_rename:
-        raise _error(patch, f"renames {file.path}", "a rename hides what changes; remove and add instead")
-    if file.is_added_file:
-        if path.exists():
-            raise _error(patch, f"adds {file.path}, which is there", "the file exists")
-        return "".join(line for hunk in file for line in _body(hunk, removed=False))
-    if not path.is_file() or path.is_symlink():
+def _stray(lines: Sequence[str], files: PatchSet) -> str:
+    """Return a line that looks like one of a hunk, but stands behind it: the parser takes it for a comment."""
+    for hunk in (hunk for file in files for hunk in file):
+        end = max((line.diff_line_no or 0 for line in hunk if line.line_type in LINE_TYPES), default=0)
+        if end == 0:
+            return str(hunk)
+        behind = lines[end + 1] if lines[end].startswith("\\") else lines[end]
+        if behind.startswith((" ", "+", "-")) and not behind.startswith(("--- ", "-- ")):
+            return behind
+    return ""
+
+
+def _changes(patch: Patch, tree: Path, files: PatchSet) -> dict[Path, str | None]:
+    changes: dict[Path, str | None] = {}
+    for file in files:
+        path = _inside(patch, tree, file)
+        if path in changes:
+            raise _error(patch, f"changes {file.path} in two places", "put its hunks together")
+        changes[path] = _changed(patch, path, file)
+    for path in changes:
+        if any(parent in changes or parent.is_file() for parent in path.parents):
+            raise _error(patch, f"writes below a file: {path.relative_to(tree)}", "only a folder can hold a file")
+    return changes
+
+
+def _changed(patch: Patch, path: Path, file: PatchedFile) -> str | None:
+    adds, removes = file.source_file == NO_FILE, file.target_file == NO_FILE
+    if adds and path.exists():
+        raise _error(patch, f"adds {file.path}, which is there", "the file exists")
+    if not adds and (not path.is_file() or path.is_symlink()):
         raise _error(patch, f"changes {file.path}, which is not there", "the tree has no such file")
     lines = _replace(patch, file, _lines(path), backwards=False)
-    return None if file.is_removed_file else "".join(lines)
+    if removes and lines:
+        raise _error(patch, f"does not apply to {file.path}", "it removes the file, but not all of its lines")
+    if any(not line.endswith("\n") for line in lines[:-1]):
+        raise _error(patch, "is malformed", f"it leaves a line of {file.path} without its end")
+    return None if removes else "".join(lines)
 
 
 def _replace(patch: Patch, file: PatchedFile, lines: list[str], *, backwards: bool) -> list[str]:
     result, position, drift = [], 0, 0
     for hunk in file:
         old, new, start = _sides(hunk, backwards=backwards)
-        at = _find(lines, old, start + drift, position)
+        last = not [line for line in hunk if line.line_type in LINE_TYPES][-1].is_context
+        at = _find(lines, old, start + drift, position, first=start == 0, last=last)
         if at is None:
             raise _error(
                 patch, f"does not apply to {file.path}", f"the lines at {start + 1} are not what the hunk expects"
@@ -134,11 +176,12 @@ def _body(hunk: Hunk, *, removed: bool) -> list[str]:
     return lines
 
 
-def _find(lines: Sequence[str], wanted: list[str], expected: int, start: int) -> int | None:
-    if expected >= start and lines[expected : expected + len(wanted)] == wanted:
-        return expected
-    found = [at for at in range(start, len(lines) - len(wanted) + 1) if lines[at : at + len(wanted)] == wanted]
-    return found[0] if len(found) == 1 and wanted else None
+def _find(lines: Sequence[str], wanted: list[str], expected: int, start: int, *, first: bool, last: bool) -> int | None:
+    """Return where the wanted lines stand, none of them only in an empty file."""
+    end = len(lines) - len(wanted)
+    places = range(max(start, end if last else start), min(end, 0 if first else end) + 1)
+    found = [at for at in places if lines[at : at + len(wanted)] == wanted and (wanted or not lines)]
+    return expected if expected in found else found[0] if len(found) == 1 else None
 
 
 def _inside(patch: Patch, tree: Path, file: PatchedFile) -> Path:
@@ -146,7 +189,7 @@ def _inside(patch: Patch, tree: Path, file: PatchedFile) -> Path:
     relative = name.split("/", 1)[1] if name.startswith(("a/", "b/")) else name
     path = tree / relative
     parts = relative.split("/")
-    if relative.startswith("/") or ".." in parts or "" in parts or "\\" in relative or "\0" in relative:
+    if {"", ".", ".."} & set(parts) or set('\\\0"') & set(relative):
         raise _error(patch, f"names a path outside the tree: {relative!r}", "it must stay inside")
     if any(parent.is_symlink() for parent in [path, *path.parents] if tree in parent.parents):
         raise _error(patch, f"writes through a symbolic link: {relative!r}", "it must stay inside")

@@ -11,8 +11,9 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from mmstack import constraints, patches
-from mmstack.errors import UsageError
+from mmstack.errors import PatchError, UsageError
 from mmstack.keys import file_digest
+from mmstack.model import Patch
 from mmstack.sources.archive import unpack
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmstack.catalog import Catalog
-    from mmstack.model import FilePin, Patch, RecipeData
+    from mmstack.model import FilePin, RecipeData
     from mmstack.workshop import Workshop
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
+NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,8 @@ def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, re
     """Write what was edited as a new patch at the end of the series, and return its file.
 
     Raises:
-        UsageError: there is no edited tree, or it was not changed, or the name is no slug.
+        UsageError: there is no edited tree, or it was not changed, or the name is no slug, or taken.
+        PatchError: what was edited is not what a patch can say.
     """
     if not SLUG.fullmatch(name):
         raise UsageError(f"'{name}' is no name for a patch", fix="write lower-case words joined by hyphens")
@@ -85,17 +88,42 @@ def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, re
     body = "".join(_tree_diff(folder / "base", folder / "tree"))
     if not body:
         raise UsageError(f"{folder / 'tree'} was not changed", fix="edit it, then save again")
-    version = json.loads((folder / "edit.json").read_text(encoding="utf-8"))["version"]
-    series = catalog.root / "patches" / recipe.project / "series.toml"
-    number = len(catalog.patches.get(recipe.project, ())) + 1
-    file = series.parent / f"{number:04d}-{name}.patch"
+    patch = _new_patch(catalog, recipe, name, reason, folder)
+    series = patch.file.with_name("series.toml")
     series.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        f"Subject: {name.replace('-', ' ')}\n\n{reason}\n\n{body}", encoding="utf-8", errors="surrogateescape"
-    )
-    _append(series, recipe.project, file, name, version, reason)
+    # as bytes: text mode would rewrite the line ends of some systems
+    patch.file.write_bytes(f"{_header(patch, name)}{body}".encode("utf-8", "surrogateescape"))
+    try:
+        patches.changed_files(patch, folder / "base")
+    except PatchError:
+        patch.file.unlink()
+        raise
+    _append(series, patch)
     shutil.rmtree(folder)
-    return file
+    return patch.file
+
+
+def _new_patch(catalog: Catalog, recipe: RecipeData, name: str, reason: str, folder: Path) -> Patch:
+    present = catalog.patches.get(recipe.project, ())
+    identity = f"{recipe.project}-{name}"
+    if any(patch.id == identity for patch in present):
+        raise UsageError(f"there is a patch '{identity}' already", fix="choose another name")
+    number = 1 + max((int(found[0]) for patch in present if (found := NUMBER.match(patch.file.name))), default=0)
+    version = json.loads((folder / "edit.json").read_text(encoding="utf-8"))["version"]
+    return Patch(
+        id=identity,
+        project=recipe.project,
+        file=catalog.root / "patches" / recipe.project / f"{number:04d}-{name}.patch",
+        sha256="",
+        versions=f"=={version}",
+        reason=reason,
+        upstream="not reported yet",
+        retire_when="upstream takes it",
+    )
+
+
+def _header(patch: Patch, name: str) -> str:
+    return f"Subject: {name.replace('-', ' ')}\n\n{patch.reason}\n\nUpstream: {patch.upstream}\n---\n"
 
 
 def _prove(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, pin: FilePin) -> Proof:
@@ -139,8 +167,7 @@ def _sdist(recipe: RecipeData, version: str) -> FilePin:
 
 
 def _tree_diff(base: Path, tree: Path) -> Iterator[str]:
-    names = {path.relative_to(root).as_posix() for root in (base, tree) for path in root.rglob("*") if path.is_file()}
-    for name in sorted(names):
+    for name in sorted(_files(base) | _files(tree)):
         old, new = _lines(base / name), _lines(tree / name)
         if old != new:
             yield f"diff --git a/{name} b/{name}\n"
@@ -152,22 +179,28 @@ def _tree_diff(base: Path, tree: Path) -> Iterator[str]:
                 yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
 
 
+def _files(root: Path) -> set[str]:
+    """Return the files of a tree, without what Python writes beside them where it runs them."""
+    paths = {path.relative_to(root) for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+    return {path.as_posix() for path in paths if "__pycache__" not in path.parts}
+
+
 def _lines(path: Path) -> list[str] | None:
-    if not path.exists():
+    if not path.is_file() or path.is_symlink():
         return None
     return StringIO(path.read_bytes().decode("utf-8", "surrogateescape")).readlines()
 
 
-def _append(series: Path, project: str, file: Path, name: str, version: str, reason: str) -> None:
-    text = series.read_text(encoding="utf-8") if series.exists() else f"project = {json.dumps(project)}\n"
+def _append(series: Path, patch: Patch) -> None:
+    text = series.read_text(encoding="utf-8") if series.exists() else f"project = {json.dumps(patch.project)}\n"
     entry = {
-        "file": file.name,
-        "id": f"{project}-{name}",
-        "versions": f"=={version}",
-        "reason": reason,
-        "upstream": "not reported yet",
-        "retire_when": "upstream takes it",
-        "sha256": file_digest(file),
+        "file": patch.file.name,
+        "id": patch.id,
+        "versions": patch.versions,
+        "reason": patch.reason,
+        "upstream": patch.upstream,
+        "retire_when": patch.retire_when,
+        "sha256": file_digest(patch.file),
     }
     lines = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in entry.items())
     series.write_text(f"{text.rstrip()}\n\n[[patch]]\n{lines}", encoding="utf-8")

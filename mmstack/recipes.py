@@ -52,7 +52,7 @@ def load_recipe(folder: Path) -> Recipe:
     """Return the object `recipe` of a layer's `recipe.py`, or the default where there is none.
 
     Raises:
-        CatalogError: the file does not define it.
+        CatalogError: the file does not define it, or does not even run.
     """
     file = folder / "recipe.py"
     if not file.exists():
@@ -61,7 +61,10 @@ def load_recipe(folder: Path) -> Recipe:
     if spec is None or spec.loader is None:
         raise CatalogError(f"{file} cannot be loaded")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a recipe may go wrong in every way that Python knows
+        raise CatalogError(f"{file} does not run", why=f"{type(error).__name__}: {error}", fix="mend it") from error
     recipe = getattr(module, "recipe", None)
     if recipe is None:
         raise CatalogError(f"{file} defines no `recipe`", fix="end it with `recipe = ...`")

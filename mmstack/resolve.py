@@ -19,7 +19,9 @@ from mmstack.recipes import BuildFacts, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
     from mmstack.catalog import Catalog
+    from mmstack.keys import Json
     from mmstack.model import (
         FilePin,
         Host,
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 ENGINE = 1
 MEMORY_KEPT_FREE = 1 << 30
-COMPILER = re.compile(r"(?P<family>gcc|g\+\+|GCC|clang|c\+\+)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
+COMPILER = re.compile(r"(?:gcc|g\+\+|GCC|clang|c\+\+)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
+PACKAGING_NOTE = re.compile(r"\([^()]*\)")  # `(crosstool-NG 1.25.0) 11.4.0`: the distribution's, not the compiler's
 CUDA_VERSION = re.compile(r"\d+\.\d+")
 ARCHITECTURE = re.compile(r"\d+\.\d[a-z]?(\+PTX)?")
 
@@ -113,9 +116,9 @@ def resolve(
     facts = {**versions, "python": interpreter.version, **_compiler_facts(host)}
     locked = applicable_sets(lock, interpreter)
     layers: dict[str, LayerPlan] = {}
-    for choice in _bottom_up(selection.layers, catalog):
+    for choice in _bottom_up(selection, catalog):
         recipe = catalog.recipe(choice.name)
-        if recipe.compiles and host.compiler is None:
+        if recipe.compiles and selection.sources[choice.name].kind != "wheel" and host.compiler is None:
             raise _no_compiler(choice.name)
         constraints.check(recipe.conflicts, facts)
         layers[choice.name] = _layer(
@@ -185,7 +188,6 @@ def _chain(layer: LayerPlan) -> list[Step]:
 
 
 def _stack(request: Request, catalog: Catalog) -> Stack:
-    by_cuda = {stack.cuda: stack for stack in catalog.stacks.values()}
     if request.stack:
         stack = catalog.stack(request.stack)
         if request.cuda and request.cuda != stack.cuda:
@@ -197,11 +199,21 @@ def _stack(request: Request, catalog: Catalog) -> Stack:
     wanted = request.cuda or "cpu"
     if wanted != "cpu" and not CUDA_VERSION.fullmatch(wanted):
         raise UsageError(f"--cuda: '{wanted}' is no CUDA version", why="it is `cpu` or X.Y", fix="e.g. `--cuda cpu`")
-    if wanted not in by_cuda:
+    fitting = [stack for stack in catalog.stacks.values() if stack.cuda == wanted]
+    if not fitting:
+        known = {stack.cuda for stack in catalog.stacks.values()}
         raise UsageError(
-            f"there is no stack for CUDA {wanted}", why=did_you_mean(wanted, by_cuda), fix="choose one of these"
+            f"there is no stack for CUDA {wanted}", why=did_you_mean(wanted, known), fix="choose one of these"
         )
-    return by_cuda[wanted]
+    # the stack named like its CUDA version goes before those that a user added for the same
+    chosen = [stack for stack in fitting if stack.name == wanted] or fitting
+    if len(chosen) > 1:
+        raise UsageError(
+            f"there are {len(chosen)} stacks for CUDA {wanted}",
+            why=", ".join(stack.name for stack in chosen),
+            fix="choose one with `--stack NAME`",
+        )
+    return chosen[0]
 
 
 def _check_architectures(request: Request, stack: Stack) -> None:
@@ -245,6 +257,12 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
     recipe = catalog.recipe(choice.name)
     text = request.sources.get(choice.name, choice.source)
     kind, _, rest = text.partition(":")
+    if kind in get_args(SourceKind) and kind != "wheel" and not recipe.build_requires:
+        raise UsageError(
+            f"layer '{choice.name}' cannot be built from source",
+            why="its recipe names no build.requires",
+            fix=f"take its wheel, or complete {recipe.folder / 'recipe.toml'}, then `invoke lock`",
+        )
     if kind == "path":
         return _path_source(recipe, choice, rest)
     if kind not in get_args(SourceKind) or rest:
@@ -266,14 +284,18 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
     raise CatalogError(
         f"stack takes {choice.name} {choice.version} from '{kind}', which its recipe does not pin",
         why="pinned: " + ", ".join(f"{version} ({', '.join(kinds)})" for version, kinds in recipe.releases.items()),
-        fix=f"add the release to {recipe.folder.name}/recipe.toml",
+        fix=f"add the release to {recipe.folder / 'recipe.toml'}",
     )
 
 
 def _path_source(recipe: RecipeData, choice: LayerChoice, text: str) -> Source:
     if not text:
         raise UsageError("--source: path names no folder", fix=f"write {choice.name}=path:DIR")
-    return Source(kind="path", project=recipe.project, version=choice.version, path=Path(text).expanduser())
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"--source {choice.name}=path:{text}: {error}", fix="write the whole path") from error
+    return Source(kind="path", project=recipe.project, version=choice.version, path=path)
 
 
 def choose_python(stack: Stack, found: Sequence[Interpreter]) -> Interpreter:
@@ -310,7 +332,7 @@ def _serves(pin: FilePin, interpreter: Interpreter) -> bool:
 def _compiler_facts(host: Host) -> dict[str, str]:
     if host.compiler is None:
         return {}
-    match = COMPILER.search(host.compiler.version)
+    match = COMPILER.search(PACKAGING_NOTE.sub("", host.compiler.version))
     if match is None:
         return {}
     family = "clang" if "clang" in host.compiler.version.lower() else "gcc"
@@ -325,16 +347,17 @@ def _no_compiler(layer: str) -> HostError:
     )
 
 
-def _bottom_up(choices: Sequence[LayerChoice], catalog: Catalog) -> list[LayerChoice]:
+def _bottom_up(selection: Selection, catalog: Catalog) -> tuple[LayerChoice, ...]:
     done: set[str] = set()
-    for choice in choices:
+    for choice in selection.layers:
         if missing := [name for name in catalog.recipe(choice.name).needs if name not in done]:
             raise CatalogError(
-                f"layer '{choice.name}' needs '{missing[0]}' below it, which the stack does not have there",
+                f"{selection.stack.file}: layer '{choice.name}' needs '{missing[0]}' below it",
+                why="the stack does not have it there",
                 fix="list the stack's layers bottom-up",
             )
         done.add(choice.name)
-    return list(choices)
+    return selection.layers
 
 
 def _layer(  # one layer's decisions in one place
@@ -359,22 +382,20 @@ def _layer(  # one layer's decisions in one place
     tools = {item.name: item.version for item in build_requires}
     patches = _patches(catalog, recipe.project, choice.version, {**tools, **facts}) if built else ()
     environment = {**recipe.environment, **load_recipe(recipe.folder).environment(build_facts)} if built else {}
-    layer_key = key(
-        "layer",
-        {
-            "engine": ENGINE,
-            "recipe": recipe.digest,
-            "version": choice.version,
-            "source": findings.trees.get(choice.name) or (chosen.sha256 if chosen else None),
-            "patches": [patch.sha256 for patch in patches],
-            "flags": flags,
-            "environment": environment,
-            "compiler": host.compiler.version if host.compiler and recipe.compiles and built else None,
-            "python": [interpreter.tag, interpreter.platform],
-            "build": [[item.name, item.version, *item.sha256] for item in build_requires],
-            "against": [below[name].key for name in recipe.against] if built else [],
-        },
-    )
+    inputs: dict[str, Json] = {
+        "engine": ENGINE,
+        "recipe": recipe.digest,
+        "version": choice.version,
+        "source": findings.trees.get(choice.name) or (chosen.sha256 if chosen else None),
+        "patches": [patch.sha256 for patch in patches],
+        "flags": flags,
+        "environment": environment,
+        "compiler": host.compiler.version if host.compiler and recipe.compiles and built else None,
+        "python": [interpreter.tag, interpreter.platform],
+        "build": [[item.name, item.version, *item.sha256] for item in build_requires],
+        "against": [below[name].key for name in recipe.against] if built else [],
+    }
+    layer_key = key("layer", inputs)
     return LayerPlan(
         recipe=recipe,
         version=choice.version,
@@ -385,7 +406,8 @@ def _layer(  # one layer's decisions in one place
         environment=environment,
         build_requires=build_requires,
         key=layer_key,
-        verify_key=_verify_key(recipe, selection.stack, layer_key, below, locked),
+        work_key=key("work", {**inputs, "source": str(source.path)}) if source.path else layer_key,
+        verify_key=_verify_key(recipe, selection.stack, layer_key, below, locked, host),
         reproducible=source.kind != "path" and all(below[name].reproducible for name in recipe.against),
     )
 
@@ -434,6 +456,7 @@ def _verify_key(
     layer_key: str,
     below: Mapping[str, LayerPlan],
     locked: Mapping[str, tuple[LockedRequirement, ...]],
+    host: Host,
 ) -> str:
     requirements = [*locked.get("run", ()), *locked.get("verify", ())]
     return key(
@@ -444,6 +467,7 @@ def _verify_key(
             "requirements": [[item.name, item.version] for item in requirements],
             "expect": dict(stack.expect.get(recipe.name, {})),
             "cuda": stack.cuda,
+            "gpus": [[gpu.name, gpu.capability] for gpu in host.gpus],
         },
     )
 

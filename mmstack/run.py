@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from mmstack.errors import CommandError, HostError, InterruptedRunError
+from mmstack.errors import CommandError, DiskError, HostError, InterruptedRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,20 @@ if TYPE_CHECKING:
 KEPT_VARIABLES = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 TAIL_LINES = 30
 GRACE_SECONDS = 5.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# Outlives us when we are killed without warning, and kills what we had started: a compiler that
+# nobody waits for would go on writing to the tree in which the next run builds.
+WATCHDOG = """
+import os, signal, sys
+running = set()
+for line in sys.stdin:
+    (running.add if line[0] == "+" else running.discard)(int(line[1:]))
+for group in running:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +47,7 @@ class Completed:
 _running: set[subprocess.Popen[str]] = set()
 _running_lock = threading.Lock()
 _stopping = threading.Event()
+_watchdog: subprocess.Popen[str] | None = None
 
 
 def scrubbed(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -54,11 +71,12 @@ def run(
     Raises:
         HostError: the program is not on this machine.
         CommandError: it ended with another status than 0.
+        DiskError: it did because the disk is full.
         InterruptedRunError: we are stopping.
     """
     words = [str(word) for word in argv]
     if _stopping.is_set():
-        raise _interrupted()
+        raise interrupted()
     try:
         process = subprocess.Popen(  # noqa: S603 - argv is ours, no shell reads it
             words,
@@ -67,19 +85,24 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             start_new_session=True,
         )
     except FileNotFoundError as error:
         missing = error.filename or words[0]
         raise HostError(f"{missing} is not on this machine", fix=f"install {missing}") from error
+    except PermissionError as error:
+        raise HostError(
+            f"{words[0]} may not be run", why=str(error), fix="make it a program that you may run"
+        ) from error
     with _tracked(process), _open_log(log, words) as sink:
         lines = _drain(process, sink, on_line)
         status = process.wait()
     if _stopping.is_set():
-        raise _interrupted()
+        raise interrupted()
     if status != 0:
+        _check_room(words[0], lines)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         raise CommandError(
             f"{words[0]} ended with {how}",
@@ -104,7 +127,24 @@ def stop_all() -> None:
         _signal_group(process, signal.SIGKILL)
 
 
-def _interrupted() -> InterruptedRunError:
+def _check_room(program: str, lines: Sequence[str]) -> None:
+    """Tell a full disk from a program's own failure: programs only say so in words, here always the system's."""
+    full = next((line for line in lines if any(os.strerror(number) in line for number in NO_ROOM)), None)
+    if full is not None:
+        raise DiskError(
+            "the disk is full",
+            why=f"{program}: {full.strip()}",
+            fix="free some space, or move the state with MMSTACK_HOME; then run the same command again",
+        )
+
+
+def is_stopping() -> bool:
+    """Return whether we were asked to stop."""
+    return _stopping.is_set()
+
+
+def interrupted() -> InterruptedRunError:
+    """Return the error of whoever is asked to do more while we are stopping."""
     return InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
 
 
@@ -117,14 +157,35 @@ def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> Non
 def _tracked(process: subprocess.Popen[str]) -> Iterator[None]:
     with _running_lock:
         _running.add(process)
+        _tell_watchdog(f"+{process.pid}\n")
+    if _stopping.is_set():  # between the look before the start and now
+        _signal_group(process, signal.SIGTERM)
     try:
         yield
     finally:
-        with _running_lock:
-            _running.discard(process)
         if process.poll() is None:
             _signal_group(process, signal.SIGKILL)
             process.wait()
+        with _running_lock:
+            _running.discard(process)
+            _tell_watchdog(f"-{process.pid}\n")
+
+
+def _tell_watchdog(line: str) -> None:
+    global _watchdog  # noqa: PLW0603 - one for all commands of this process, which it outlives
+    if _watchdog is None:
+        _watchdog = subprocess.Popen(  # noqa: S603 - as above
+            [sys.executable, "-I", "-S", "-c", WATCHDOG],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+    assert _watchdog.stdin is not None  # noqa: S101 - Popen was given PIPE
+    with suppress(BrokenPipeError):
+        _watchdog.stdin.write(line)
+        _watchdog.stdin.flush()
 
 
 @contextmanager

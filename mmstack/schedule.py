@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from threading import Lock
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from mmstack.errors import InterruptedRunError
@@ -16,7 +18,7 @@ from mmstack.run import stop_all
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from mmstack.events import Listener
+    from mmstack.events import Listener, Outcome
     from mmstack.model import Step
 
 WORKERS = 8
@@ -39,7 +41,7 @@ def run_steps(
     graph = TopologicalSorter({step.id: step.needs for step in steps})
     graph.prepare()
     by_id = {step.id: step for step in steps}
-    heavy = Lock()
+    worker = _Worker(execute=execute, listener=listener)
     running: dict[Future[None], Step] = {}
     with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="step") as pool:
         try:
@@ -49,10 +51,11 @@ def run_steps(
                         _skip(by_id[name], listener)
                         graph.done(name)
                     else:
-                        running[pool.submit(_run_one, by_id[name], execute, listener, heavy)] = by_id[name]
+                        running[pool.submit(worker.run, by_id[name])] = by_id[name]
                 if running:
                     _collect(graph, running)
         except BaseException:
+            worker.stopped.set()
             stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
@@ -67,23 +70,33 @@ def _collect(graph: TopologicalSorter[str], running: dict[Future[None], Step]) -
         graph.done(running.pop(future).id)
 
 
-def _run_one(step: Step, execute: Callable[[Step], str], listener: Listener, heavy: Lock) -> None:
-    if step.kind in HEAVY:
-        with heavy:
-            _timed(step, execute, listener)
-    else:
-        _timed(step, execute, listener)
+@dataclass(frozen=True, kw_only=True)
+class _Worker:
+    """What the threads of one run share."""
 
+    execute: Callable[[Step], str]
+    listener: Listener
+    heavy: Lock = field(default_factory=Lock)
+    stopped: Event = field(default_factory=Event)
 
-def _timed(step: Step, execute: Callable[[Step], str], listener: Listener) -> None:
-    started = time.time()
-    listener(StepStarted(step=step, at=started))
-    try:
-        detail = execute(step)
-    except BaseException as error:
-        listener(StepEnded(step=step, outcome="failed", started=started, ended=time.time(), detail=str(error)))
-        raise
-    listener(StepEnded(step=step, outcome="done", started=started, ended=time.time(), detail=detail))
+    def run(self, step: Step) -> None:
+        with self.heavy if step.kind in HEAVY else nullcontext():
+            if self.stopped.is_set():
+                raise InterruptedRunError("interrupted")
+            self._tell(step)
+
+    def _tell(self, step: Step) -> None:
+        started = time.time()
+        self.listener(StepStarted(step=step, at=started))
+        try:
+            detail = self.execute(step)
+        except BaseException as error:
+            self._end(step, "failed", started, str(error))
+            raise
+        self._end(step, "done", started, detail)
+
+    def _end(self, step: Step, outcome: Outcome, started: float, detail: str) -> None:
+        self.listener(StepEnded(step=step, outcome=outcome, started=started, ended=time.time(), detail=detail))
 
 
 def _skip(step: Step, listener: Listener) -> None:

@@ -109,8 +109,10 @@ class Session:
     def doctor(self, options: Options) -> bool:
         """Show what this machine has and lacks; return whether a build can begin."""
         request = options.request()
-        stack = select(request, self.engine.catalog).stack
+        selection = select(request, self.engine.catalog)
+        stack = selection.stack
         facts = self._look(stack, request)
+        pinned = min(selection.sources.values(), key=lambda source: (not source.files, len(source.files)))
         recipes = [self.engine.catalog.recipe(layer.name) for layer in stack.layers]
         findings = doctor.examine(
             facts,
@@ -121,7 +123,7 @@ class Session:
                 memory_per_job=max(recipe.memory_per_job for recipe in recipes),
             ),
             state=self.paths.state,
-            reach=self.engine.workshop.reach_index,
+            reach=lambda: self.engine.workshop.reach_index(pinned),
             git=Path(found) if (found := shutil.which("git")) else None,
             os_release=_os_release(),
         )
@@ -157,7 +159,7 @@ class Session:
     def edit_patches(self, layer: str, version: str) -> None:
         """Lay out a layer's patched tree for editing."""
         recipe = self.engine.catalog.recipe(layer)
-        version = version or next(iter(recipe.releases))
+        version = version or next(iter(recipe.releases), "")
         tree = patchwork.edit(self.engine.workshop, self.engine.catalog, recipe, version)
         self.console.text(f"edit {tree}\nthen `invoke patches.save {layer} NAME --reason WHY`")
 

@@ -6,9 +6,7 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -17,9 +15,11 @@ from mmstack.errors import DiskError
 from mmstack.events import Waiting
 from mmstack.keys import file_digest
 from mmstack.model import Artifact, CheckResult, Verification
+from mmstack.run import interrupted, is_stopping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from mmstack.events import Listener
 
@@ -44,18 +44,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all; the caller holds a lock against other writers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as stream:
-        temporary = Path(stream.name)
-        try:
+    new = path.with_name(f".new-{path.name}")
+    try:
+        with new.open("w", encoding="utf-8") as stream:
             json.dump(value, stream, indent=2, sort_keys=True)
             stream.flush()
             os.fsync(stream.fileno())
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.replace(path)
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 class Store:
@@ -67,7 +67,11 @@ class Store:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a name against other runs; a dead run's lock is free."""
+        """Hold a name against other runs; a dead run's lock is free.
+
+        Raises:
+            InterruptedRunError: we are stopping.
+        """
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock")
@@ -75,7 +79,10 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout:
             self.listener(Waiting(what=name))
-            lock.acquire()
+            try:
+                lock.acquire(cancel_check=is_stopping)
+            except Timeout:
+                raise interrupted() from None
         try:
             yield
         finally:
@@ -99,16 +106,18 @@ class Store:
                 gates=tuple(record["gates"]),
                 reproducible=record["reproducible"],
             )
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(
         self, wheel: Path, *, layer: str, key: str, seconds: float, gates: tuple[str, ...], reproducible: bool
     ) -> Artifact:
-        """Take a wheel in, atomically."""
+        """Take a wheel in, atomically; the caller holds the lock of its key."""
         folder = self._folder(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+        new = folder.with_name(f".new-{key}")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
         try:
             kept = new / wheel.name
             link_or_copy(wheel, kept)

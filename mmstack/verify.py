@@ -66,11 +66,16 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
     except CommandError as error:
         failure = error
     seconds = time.monotonic() - started
-    if failure is not None and (failure.status != SOME_TESTS_FAILED or not results.exists()):
-        raise VerificationError(
-            f"the suite of {suite.layer} did not run", why=failure.why, fix=f"read {log}"
-        ) from failure
-    return _judge(Verification(layer=suite.layer, key=suite.key, checks=read_results(results), seconds=seconds), log)
+    did_not_run = f"the suite of {suite.layer} did not run"
+    try:
+        checks = read_results(results)
+    except (OSError, ET.ParseError) as error:
+        why = failure.why if failure else str(error)
+        raise VerificationError(did_not_run, why=why, fix=f"read {log}") from failure or error
+    result = Verification(layer=suite.layer, key=suite.key, checks=checks, seconds=seconds)
+    if failure is not None and (failure.status != SOME_TESTS_FAILED or result.passed):
+        raise VerificationError(did_not_run, why=failure.why, fix=f"read {log}") from failure
+    return _judge(result, log)
 
 
 def read_results(file: Path) -> tuple[CheckResult, ...]:

@@ -5,13 +5,13 @@ Every action can be run again after any interruption: what is whole is kept, wha
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack import gates, patches
@@ -20,7 +20,7 @@ from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
 from mmstack.errors import NetworkError, PatchError, PinError, UsageError
 from mmstack.events import ArtifactStored, LayerVerified, Notice
-from mmstack.model import FilePin, StepKind
+from mmstack.model import StepKind
 from mmstack.recipes import BuildFacts, load_recipe
 from mmstack.run import stop_all
 from mmstack.sources.archive import tree_digest, unpack
@@ -30,10 +30,12 @@ from mmstack.verify import Suite, run_suite, suite_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from mmstack.events import Listener
     from mmstack.model import (
         Artifact,
+        FilePin,
         Interpreter,
         LayerPlan,
         LockedRequirement,
@@ -109,7 +111,8 @@ class Workshop:
             StepKind.INSTALL: self.install,
             StepKind.VERIFY: self.verify,
         }
-        with self.store.lock(f"{step.layer or plan.stack.name}-{step.key[:16]}"):
+        # of all plans for a stack, one at a time may change its folder in dist
+        with self.store.lock(f"{step.layer}-{step.key[:16]}" if step.layer else plan.stack.name):
             if step.layer and step.kind is not StepKind.VERIFY and self.store.find(step.key):
                 return "made by another run"
             return actions[step.kind](plan, step)
@@ -131,14 +134,25 @@ class Workshop:
         project: str = "",
     ) -> str:
         """Download what is not here yet and return how much that was."""
+        offers = self.offers_for(project, pins, requirements, interpreter)
+        if offers:
+            self.downloads.fetch(offers, self.index, self.listener)
+        return f"{len(offers)} files"
+
+    def offers_for(
+        self,
+        project: str,
+        pins: Sequence[FilePin],
+        requirements: Sequence[LockedRequirement],
+        interpreter: Interpreter,
+    ) -> list[Offer]:
+        """Return where what is not here yet can be had."""
         offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
         missing = [item for item in requirements if not self.downloads.find(item, interpreter.tags)]
         if missing:
             with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
                 offers += pool.map(lambda item: self.index.choose(item, interpreter.tags), missing)
-        if offers:
-            self.downloads.fetch(offers, self.index, self.listener)
-        return f"{len(offers)} files"
+        return offers
 
     def fetch_pins(self, project: str, pins: Sequence[FilePin]) -> None:
         """Download these files unless they are here."""
@@ -165,28 +179,28 @@ class Workshop:
             fix="check the index settings of uv or pip; `invoke doctor` shows which are in force",
         )
 
-    def reach_index(self) -> str:
-        """Ask the package indexes for something small and return who had a say in which they are.
+    def reach_index(self, source: Source) -> str:
+        """Ask the package indexes for a source and return who had a say in which they are.
 
         Raises:
-            NetworkError: one cannot be reached.
+            NetworkError: one cannot be reached, or none has it.
         """
-        from mmstack.sources.settings import load_settings  # noqa: PLC0415 - see `index`
-
-        self.index.locate("pip", [FilePin(filename="", sha256="")])
-        return ", ".join(load_settings(self.environ, self.paths.root).origins) or "the default index"
+        if not self.index.locate(source.project, source.files):
+            raise NetworkError(f"none of them offers {source.project} {source.version}", fix=self.index.fix)
+        return f"reached (settings from {', '.join(self.index.settings.origins) or 'the defaults'})"
 
     def source(self, plan: Plan, step: Step) -> str:
-        """Lay out a layer's tree and apply its patches."""
+        """Lay out a layer's tree and apply its patches; a path source changes only what was edited."""
         layer = plan.layer(step.layer)
         place = self.place(layer)
-        if place.tree.exists():
+        if place.tree.exists() and layer.source.path is None:
             return "already there"
         fresh = place.tree.with_name("tree.new")
         shutil.rmtree(fresh, ignore_errors=True)
         tree = self._lay_out(layer, fresh)
         applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
-        tree.replace(place.tree)
+        shutil.rmtree(place.out, ignore_errors=True)
+        settle(tree, place.tree)
         shutil.rmtree(fresh, ignore_errors=True)
         return f"{len(applied)} patches applied"
 
@@ -239,14 +253,16 @@ class Workshop:
             reproducible=layer.reproducible,
         )
         self.listener(ArtifactStored(artifact=artifact))
-        shutil.rmtree(place.tree.parent, ignore_errors=True)
+        self.clear(layer)
         return f"{len(passed)} gates passed"
 
     def install(self, plan: Plan, step: Step) -> str:  # noqa: ARG002 - one signature for all actions
         """Put the wheels and a ready environment into `dist/<stack>/`."""
         artifacts = [self.artifact(layer) for layer in plan.layers]
-        requirements = self.wheels(plan.run_requires, plan.interpreter)
         dist = Dist(self.paths.dist / plan.stack.name)
+        if dist.holds(plan, artifacts):
+            return "made by another run"
+        requirements = self.wheels(plan.run_requires, plan.interpreter)
         dist.install(plan, artifacts, requirements, self.environments, log=self._log(plan.stack.name, "install"))
         return f"{len(requirements) + len(artifacts)} wheels"
 
@@ -316,7 +332,7 @@ class Workshop:
 
     def place(self, layer: LayerPlan) -> Workplace:
         """Return where a layer is built: one folder a key, so that a stopped build is found again."""
-        work = self.paths.state / "work" / f"{layer.name}-{layer.key[:16]}"
+        work = self.paths.state / "work" / f"{layer.name}-{layer.work_key[:16]}"
         return Workplace(
             tree=work / "tree",
             env=work / "env",
@@ -324,6 +340,11 @@ class Workshop:
             home=work / "home",
             log=self.paths.state / "logs" / f"{layer.name}-{layer.key[:16]}.log",
         )
+
+    def clear(self, layer: LayerPlan) -> None:
+        """Remove where a layer was built; but a folder of the user's own will be built again and again."""
+        if layer.source.path is None:
+            shutil.rmtree(self.place(layer).tree.parent, ignore_errors=True)
 
     def tree_digest(self, name: str, path: Path) -> str:
         """Return the digest of a folder that the user works on.
@@ -366,6 +387,26 @@ class Workshop:
 
     def _log(self, stack: str, name: str) -> Path:
         return self.paths.dist / stack / "logs" / f"{name}.log"
+
+
+def settle(new: Path, tree: Path) -> None:
+    """Make a new tree the one that is built; where there is one, touch only the sources that changed.
+
+    What a build made in the tree stays, so that the next one compiles no more than it must.
+    """
+    record = tree.with_name("sources.json")
+    names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
+    if tree.exists():
+        before = json.loads(record.read_text(encoding="utf-8"))["files"] if record.exists() else []
+        for name in set(before) - set(names):
+            (tree / name).unlink(missing_ok=True)
+        for name in names:
+            if not (tree / name).exists() or not filecmp.cmp(new / name, tree / name, shallow=False):
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(new / name, tree / name)
+    else:
+        new.replace(tree)
+    write_json(record, {"files": names})
 
 
 def _as_wheel(artifact: Artifact) -> Wheel:

@@ -65,7 +65,7 @@ def build_wheel(
 
 
 def _environment(layer: LayerPlan, place: Workplace, compiler: Compiler | None, jobs: int) -> dict[str, str]:
-    extra = {name: value.format(jobs=jobs) for name, value in layer.environment.items()}
+    extra = {name: value.replace("{jobs}", str(jobs)) for name, value in layer.environment.items()}
     if compiler is not None:
         extra |= {"CC": str(compiler.cc), "CXX": str(compiler.cxx)}
     return scrubbed(

@@ -25,7 +25,7 @@ class Server:
     """What it serves, what it does wrong, and what it was asked.
 
     A fault is used up by one GET, unless it is there always: a status, `drop N` (close after N bytes), `no-range`,
-    `wrong`, `unsized N` (no length, close after N bytes), `sleep S` or `to URL`.
+    `other-range`, `wrong`, `unsized N` (no length, close after N bytes), `sleep S` or `to URL`.
     """
 
     url: str = ""
@@ -102,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         if word != "unsized":
             headers["Content-Length"] = str(len(part))
         if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            shown = start + (word == "other-range")
+            headers["Content-Range"] = f"bytes {shown}-{len(content) - 1}/{len(content)}"
         self._head(206 if start else 200, headers)
         if body:
             cut = part if limit < 0 else part[:limit]

@@ -126,7 +126,7 @@ def test_links_within_the_tree_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [".tar.gz", ".zip"])
 @pytest.mark.parametrize(
     "name",
-    ["/etc/x", "../x", "d/../../x", "d/..", "d\\..\\x", "C:/x", "c:x", "d/" + "x" * 300, "d/" + "y/" * 1100 + "x"],
+    ["/etc/x", "../x", "d/../../x", "d/..", "d/..\\x", "C:/x", "c:x", "d/" + "x" * 300, "d/" + "y/" * 1100 + "x"],
 )
 def test_hostile_names_are_refused(tmp_path: Path, kind: str, name: str) -> None:
     """The message names the member; nothing is written."""

@@ -85,6 +85,7 @@ LAYER = LayerPlan(
     environment={},
     build_requires=(),
     key="1234567890abcdef" * 4,
+    work_key="5" * 64,
     verify_key="2" * 64,
     reproducible=True,
 )

@@ -171,6 +171,28 @@ def test_a_server_without_ranges_starts_over(bench: Bench) -> None:
     assert bench.server.sent == len(BODY) + 100_000
 
 
+def test_another_range_than_asked_for_is_no_continuation(bench: Bench) -> None:
+    """A server that cannot count is left; what came before stays."""
+    bench.server.faults[PATH] = ["drop 100000", "other-range"]
+    assert "another part" in bench.fail(NetworkError).why
+    assert bench.part.read_bytes() == BODY[:100_000]
+
+
+def test_content_is_asked_for_as_it_is(bench: Bench) -> None:
+    """The digest is that of the file, not of a compressed transfer of it."""
+    bench.fetch()
+    assert bench.server.headers[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_wrong_file_in_pieces_is_fetched_anew_only_once(bench: Bench) -> None:
+    """Two full rounds show that the place is to blame, not an old piece."""
+    bench.server.files[PATH] = bytes(len(BODY))
+    bench.server.faults[PATH] = ["drop 1000", ""] * 5
+    bench.fail(PinError)
+    assert bench.server.count(PATH) == 4
+    assert bench.files() == []
+
+
 def test_a_file_that_changed_meanwhile_starts_over(bench: Bench) -> None:
     """If-Range keeps the halves of two files apart."""
     old = bytes(len(BODY))

@@ -184,14 +184,15 @@ def test_the_best_wheel_that_is_locked_is_chosen(server: Server, make_index: Mak
         {
             "/f/demo-1.0-py3-none-any.whl": digests["v"],
             "/f/demo-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl": digests["w"],
-            "/f/demo-1.0-1-cp311-cp311-manylinux_2_17_x86_64.whl": digests["x"],
+            "/f/demo-1.0-1-cp311-cp311-manylinux_2_17_x86_64.whl": B,
+            "/f/demo-1.0-2-cp311-cp311-manylinux_2_17_x86_64.whl": digests["x"],
             "/f/demo-1.0-cp312-cp312-manylinux_2_28_x86_64.whl": digests["y"],
             "/f/demo-1.1-cp311-cp311-manylinux_2_28_x86_64.whl": digests["z"],
             "/f/demo-1.0.tar.gz": A,
         },
     )
     index = make_index(f"{server.url}/simple")
-    assert index.choose(_locked(*digests.values()), TAGS).pin.sha256 == digests["x"]
+    assert index.choose(_locked(B, *digests.values()), TAGS).pin.sha256 == digests["x"]
     assert index.choose(_locked(digests["v"], digests["w"]), TAGS).pin.sha256 == digests["w"]
     assert index.choose(_locked(digests["v"], digests["y"]), TAGS).pin.sha256 == digests["v"]
 

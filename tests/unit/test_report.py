@@ -144,6 +144,7 @@ def a_plan() -> Plan:
         environment={"MMX_OPS": "1"},
         build_requires=(LockedRequirement(name="ninja", version="1.13", sha256=(SHA,)),),
         key="1" * 64,
+        work_key="5" * 64,
         verify_key="2" * 64,
         reproducible=True,
     )

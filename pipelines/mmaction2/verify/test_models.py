@@ -25,7 +25,6 @@ COCO_LIMBS = "15-13 13-11 16-14 14-12 11-5 12-6 9-7 7-5 10-8 8-6 5-0 6-0 1-0 3-1
 
 # Backbones of each kind with the shape of one input, as small as their architectures allow.
 BACKBONES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "C3D": ({"type": "C3D", "out_dim": 8192}, (3, 16, 112, 112)),
     "X3D": ({"type": "X3D", "gamma_w": 1, "gamma_b": 2.25, "gamma_d": 2.2}, (3, 4, 64, 64)),
     "SlowFast": (
         {

@@ -94,7 +94,7 @@ def runner(videos: Path, folder: str, *, name: str, **options: Any) -> Runner:  
         "val_dataloader": loader(videos, shuffle=False),
         "val_evaluator": {"type": "AccMetric"},
         "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9}},
-        "param_scheduler": {"type": "MultiStepLR", "milestones": [1, 3], "gamma": 0.5},
+        "param_scheduler": {"type": "MultiStepLR", "milestones": [2, 3], "gamma": 0.5},
         "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": 1, "save_best": "auto"}},
         "randomness": {"seed": 3, "deterministic": True},
         "default_scope": "mmaction",

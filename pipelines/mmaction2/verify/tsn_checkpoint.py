@@ -35,7 +35,7 @@ def fill(parameters: Iterable[tuple[str, torch.Tensor]], source: torch.Generator
         if value.dim() > 2:
             value.normal_(std=(2 / value[0].numel()) ** 0.5, generator=source)
         elif name.endswith("fc_cls.weight"):
-            value.normal_(std=0.1, generator=source)
+            value.normal_(std=0.006, generator=source)
         elif name.endswith("conv3.bn.weight"):
             value.uniform_(0.2, 0.4, generator=source)
         else:

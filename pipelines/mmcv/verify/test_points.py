@@ -88,14 +88,18 @@ def test_dynamic_voxelization(device: torch.device, dtype: torch.dtype) -> None:
     assert torch.equal(actual.cpu(), expected)
 
 
-@pytest.mark.kernels("dynamic_voxelize_forward")
+@pytest.mark.kernels("dynamic_voxelize_forward", "hard_voxelize_forward")
 def test_grid_of_an_uneven_range(device: torch.device) -> None:
-    """A range that is no multiple of the cell has the nearest whole number of cells."""
-    bounds = (0.0, 0.0, 0.0, 1.25, 1.125, 4.0)
-    points = torch.tensor([[x, y, 1.0] for x in (0.9, 1.1, 1.6) for y in (0.9, 1.05, 1.3)])
-    size = (0.375, 0.5, 1.0)
-    expected = [list(reference.voxel_of(point, size, bounds)) for point in points.double().numpy()]
-    assert ops.voxelization(points.to(device), size, bounds, -1, -1).tolist() == expected
+    """A range that is no multiple of the cell has the nearest whole number of cells, be it more or fewer."""
+    size, bounds = (0.375, 0.5, 1.0), (0.0, 0.0, 0.0, 1.25, 1.375, 4.0)
+    points = torch.tensor([[x, y, 1.5] for x in (0.9, 1.1, 1.2) for y in (0.9, 1.05, 1.45, 1.55)])
+    expected = [reference.voxel_of(point, size, bounds) for point in points.double().numpy()]
+    assert expected[1][1] == 2
+    assert [cell[2] for cell in expected[::4]] == [2, 2, -1]
+    actual = ops.voxelization(points.to(device), size, bounds, -1, -1)
+    assert [tuple(cell) for cell in actual.tolist()] == expected
+    _, cells, _ = ops.voxelization(points.to(device), size, bounds, 9, 99)
+    assert {tuple(cell) for cell in cells.tolist()} == {cell for cell in expected if cell[0] >= 0}
 
 
 @pytest.mark.kernels("hard_voxelize_forward")

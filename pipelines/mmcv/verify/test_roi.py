@@ -9,8 +9,8 @@ from checks import close, floats, floats_and_half, on_cpu, same
 from mmcv import ops
 from torch import Tensor
 
-# Both images, a roi within, one over each pair of borders, one beyond, one below a pixel, one of no size. Eighths are
-# exact in float16, so that all types sample at the same places.
+# Both images, a roi within, one over each pair of borders, one beyond, one below a pixel, one of no size, and two with
+# samples on the very limits of sampling. Eighths are exact in float16, so that all types sample at the same places.
 ROIS = torch.tensor(
     [
         [0, 1.125, 2.25, 7.5, 6.125],
@@ -20,6 +20,8 @@ ROIS = torch.tensor(
         [1, 3.25, 4.5, 3.625, 4.75],
         [0, 4.5, 3.5, 4.5, 3.5],
         [0, -0.5, -0.5, 8.5, 6.5],
+        [0, -1.0, -1.0, 1.0, 2.0],
+        [1, 8.0, 5.0, 10.0, 8.0],
     ]
 )
 ROTATED = torch.tensor(
@@ -30,6 +32,8 @@ ROTATED = torch.tensor(
         [0, 25.0, 25.0, 3.0, 2.0, 0.25],
         [1, 3.25, 4.5, 0.375, 0.25, 3.0],
         [0, 4.5, 3.5, 9.0, 7.0, 0.0],
+        [1, 0.0, 0.5, 2.0, 3.0, 0.0],
+        [0, 9.0, 6.5, 2.0, 3.0, 0.0],
     ]
 )
 
@@ -119,6 +123,8 @@ BEZIERS = torch.tensor(
         [0, 1, 1.5, 3.25, 0.5, 5.5, 2.25, 8, 1.25, 8.25, 5.5, 6, 6.5, 3, 4.75, 0.5, 5.25],
         [1, -2, -1, 2, 1, 4, -1.5, 6, 2, 10.5, 8, 7, 9, 3.5, 5, -1, 7.5],
         [1, 3, 3, 3.125, 3, 3.25, 3, 3.375, 3, 3.375, 3.25, 3.25, 3.25, 3.125, 3.25, 3, 3.25],
+        [0, -0.5, -0.5, 0.5, -0.25, 1.5, 0.25, 2.5, 0.5, 2.5, 2.5, 1.5, 2, 0.5, 2, -0.5, 1.5],
+        [1, 9.5, 7.5, 8.5, 7.25, 7.5, 6.75, 6.5, 6.5, 6.5, 5, 7.5, 5, 8.5, 5, 9.5, 5.5],
     ]
 )
 

@@ -67,11 +67,11 @@ def test_checkpoint_keeps_the_history(tmp_path: Path) -> None:
 
 
 def test_scheduler_follows_its_milestones(tmp_path: Path) -> None:
-    """The rate halves after the first and the third epoch."""
+    """The rate halves after the second and the third epoch."""
     run = runner(tmp_path, name="rates", epochs=4)
     run.train()
     rates = run.message_hub.get_scalar("train/lr").data[0]
-    assert rates[::5].tolist() == pytest.approx([0.05, 0.025, 0.025, 0.0125])
+    assert rates[::5].tolist() == pytest.approx([0.05, 0.05, 0.025, 0.0125])
 
 
 def test_averaging_hook(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def runner(folder: Path, *, name: str, epochs: int, **options: Any) -> Runner:  
     settings: dict[str, Any] = {
         "train_cfg": {"by_epoch": True, "max_epochs": epochs},
         "optim_wrapper": {"optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9}},
-        "param_scheduler": {"type": "MultiStepLR", "milestones": [1, 3], "gamma": 0.5},
+        "param_scheduler": {"type": "MultiStepLR", "milestones": [2, 3], "gamma": 0.5},
         "default_hooks": {"checkpoint": {"type": "CheckpointHook", "interval": 1}},
         "randomness": {"seed": 11},
         "train_dataloader": {

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mmstack import patches, patchwork
+from mmstack.catalog import Catalog
+from mmstack.errors import NetworkError, PatchError, UsageError
+from mmstack.events import ignore
+from mmstack.keys import file_digest
+from mmstack.model import Paths
+from mmstack.workshop import Workshop
+from tests.miniature import Miniature
+from tests.support import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mmstack.model import RecipeData
+
+UPSTREAM = "".join(f"{name} = 1\n" for name in ("zero", "one", "two", "three", "four", "five", "six", "seven"))
+
+
+class Bench:
+    """A checkout with one release of `ext` downloaded, and a patch series for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.mini = Miniature(root=folder / "checkout").write()
+        shutil.rmtree(folder / "checkout/patches")
+        self.state = folder / "state"
+        tree = folder / "upstream"
+        (tree / "pkg").mkdir(parents=True)
+        (tree / "ext.py").write_text(UPSTREAM, encoding="utf-8")
+        (tree / "pkg" / "old.py").write_text("old = 1\n", encoding="utf-8")
+        sdist = folder / "ext-2.0.tar.gz"
+        pack(tree, sdist, "ext-2.0")
+        self.mini.edit("pipelines/ext/recipe.toml", "5" * 64, file_digest(sdist))
+        kept = self.state / "downloads" / file_digest(sdist) / sdist.name
+        kept.parent.mkdir(parents=True)
+        sdist.rename(kept)
+        for file, name in (("pipelines/ext/recipe.toml", "2.1"), ("pipelines/base/recipe.toml", "1.0")):
+            self._unpin(file, name)
+        self.unpin_top()
+
+    def _unpin(self, file: str, version: str) -> None:
+        """Leave one release: nothing else is downloaded."""
+        path = self.mini.root / file
+        head, *releases = path.read_text(encoding="utf-8").split("[[releases]]\n")
+        kept = [text for text in releases if f'version = "{version}"' not in text]
+        self.mini.put(file, "[[releases]]\n".join([head, *kept]))
+
+    def unpin_top(self) -> None:
+        """Leave the layer above without a release."""
+        self._unpin("pipelines/top/recipe.toml", "3.0")
+
+    @property
+    def shop(self) -> Workshop:
+        """Return a workshop that has no network."""
+        paths = Paths(root=self.mini.root, state=self.state, dist=self.mini.root / "dist")
+        return Workshop(paths=paths, listener=ignore, environ={}, offline=True)
+
+    @property
+    def catalog(self) -> Catalog:
+        """Return the catalog as it is now."""
+        return self.mini.catalog
+
+    @property
+    def recipe(self) -> RecipeData:
+        """Return the layer that is patched."""
+        return self.catalog.recipe("ext")
+
+    def edit(self) -> Path:
+        """Lay out the tree."""
+        return patchwork.edit(self.shop, self.catalog, self.recipe, "2.0")
+
+    def save(self, name: str = "some-name", reason: str = "It is broken.") -> Path:
+        """Make a patch of it."""
+        return patchwork.save(self.shop, self.catalog, self.recipe, name, reason)
+
+    def series(self) -> list[str]:
+        """Return the ids of the series."""
+        return [patch.id for patch in self.catalog.patches.get("ext", ())]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Return a checkout to edit in."""
+    return Bench(tmp_path)
+
+
+def change(tree: Path) -> None:
+    """Change, add and remove lines, files and folders."""
+    text = (tree / "ext.py").read_text(encoding="utf-8")
+    (tree / "ext.py").write_text(text.replace("one = 1\n", "one = 2\nmore = 1\n") + "end", encoding="utf-8")
+    (tree / "pkg" / "old.py").unlink()
+    (tree / "new" / "er").mkdir(parents=True)
+    (tree / "new" / "er" / "__init__.py").touch()
+    (tree / "new" / "ö und ü.py").write_bytes(b"a = '\xff'\r\n")
+
+
+def contents(tree: Path) -> dict[str, bytes]:
+    """Return all files."""
+    return {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+
+def test_an_edit_becomes_a_patch_that_makes_the_same_tree(bench: Bench, tmp_path: Path) -> None:
+    """It applies to the release and is a valid entry of the series."""
+    tree = bench.edit()
+    shutil.copytree(tree, tmp_path / "fresh")
+    change(tree)
+    edited = contents(tree)
+    file = bench.save()
+    [patch] = bench.catalog.patches["ext"]
+    patches.apply(patch, tmp_path / "fresh")
+    assert contents(tmp_path / "fresh") == edited
+    assert file == patch.file == bench.mini.root / "patches/ext/0001-some-name.patch"
+    assert (patch.id, patch.versions, patch.reason) == ("ext-some-name", "==2.0", "It is broken.")
+    assert "It is broken." in file.read_text(encoding="utf-8", errors="replace")
+    assert not tree.exists()
+
+
+def test_the_next_edit_begins_where_the_series_ends(bench: Bench) -> None:
+    """Patches stand on each other, and their numbers go on."""
+    change(bench.edit())
+    bench.save()
+    tree = bench.edit()
+    assert "more = 1\n" in (tree / "ext.py").read_text(encoding="utf-8")
+    (tree / "ext.py").write_text("other = 1\n", encoding="utf-8")
+    assert bench.save("second").name == "0002-second.patch"
+    assert bench.series() == ["ext-some-name", "ext-second"]
+    assert patchwork.prove_all(bench.shop, bench.catalog) == (
+        patchwork.Proof(project="ext", version="2.0", patches=("ext-some-name", "ext-second")),
+    )
+
+
+def test_a_number_is_not_used_again(bench: Bench) -> None:
+    """Where an earlier patch was retired, the file of a later one is not overwritten."""
+    for name in ("first", "second"):
+        tree = bench.edit()
+        (tree / f"{name}.py").write_text("x = 1\n", encoding="utf-8")
+        bench.save(name)
+    series = bench.mini.root / "patches/ext/series.toml"
+    head, _first, second = series.read_text(encoding="utf-8").split("[[patch]]\n")
+    bench.mini.put("patches/ext/series.toml", f"{head}[[patch]]\n{second}")
+    (bench.edit() / "third.py").write_text("x = 1\n", encoding="utf-8")
+    assert bench.save("third").name == "0003-third.patch"
+
+
+def test_an_edit_is_not_begun_twice(bench: Bench) -> None:
+    """What the user edited is never laid out anew over it."""
+    tree = bench.edit()
+    (tree / "ext.py").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match="is there from an earlier edit") as caught:
+        bench.edit()
+    assert "invoke patches.save ext NAME" in caught.value.fix
+    assert (tree / "ext.py").read_text(encoding="utf-8") == "mine"
+
+
+def touch(tree: Path) -> None:
+    """Change what is no content."""
+    (tree / "ext.py").touch()
+    (tree / "__pycache__").mkdir()
+    (tree / "__pycache__" / "ext.pyc").write_bytes(b"\0")
+    (tree / "empty").mkdir()
+
+
+@pytest.mark.parametrize("act", [lambda _tree: None, touch], ids=["nothing", "no content"])
+def test_without_a_change_there_is_no_patch(bench: Bench, act: Callable[[Path], None]) -> None:
+    """The edit stays open, and the series as it was."""
+    tree = bench.edit()
+    act(tree)
+    with pytest.raises(UsageError, match="was not changed"):
+        bench.save()
+    assert bench.series() == []
+    assert tree.exists()
+
+
+@pytest.mark.parametrize("name", ["", "Big", "with space", "../up", "-dash", "a/b"])
+def test_a_name_is_a_slug(bench: Bench, name: str) -> None:
+    """It becomes the name of a file."""
+    change(bench.edit())
+    with pytest.raises(UsageError, match="is no name for a patch"):
+        bench.save(name)
+
+
+def test_a_name_is_used_once(bench: Bench) -> None:
+    """An id alone names one patch."""
+    change(bench.edit())
+    bench.save()
+    (bench.edit() / "x.py").write_text("x = 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="there is a patch 'ext-some-name' already"):
+        bench.save()
+
+
+def test_without_an_edit_there_is_nothing_to_save(bench: Bench) -> None:
+    """The error says how to begin."""
+    with pytest.raises(UsageError, match="no tree of ext is being edited") as caught:
+        bench.save()
+    assert "invoke patches.edit ext" in caught.value.fix
+
+
+def test_what_a_patch_cannot_say_is_not_saved(bench: Bench) -> None:
+    """A name that no diff can carry is refused before the series has it."""
+    tree = bench.edit()
+    (tree / "tab\there.py").write_text("x = 1\n", encoding="utf-8")
+    with pytest.raises(PatchError):
+        bench.save()
+    assert bench.series() == []
+    assert list(bench.mini.root.glob("patches/ext/*.patch")) == []
+    assert tree.exists()
+
+
+def test_only_a_pinned_release_can_be_edited(bench: Bench) -> None:
+    """The error names those that are."""
+    with pytest.raises(UsageError, match=r"ext 9\.9 is not pinned as an sdist") as caught:
+        patchwork.edit(bench.shop, bench.catalog, bench.recipe, "9.9")
+    assert caught.value.why == "pinned: 2.0"
+
+
+def test_a_release_that_is_not_here_is_fetched(bench: Bench) -> None:
+    """Offline that is an error, and nothing is left that looks like an edit."""
+    shutil.rmtree(bench.state / "downloads")
+    with pytest.raises(NetworkError):
+        bench.edit()
+    assert not (bench.state / "edit" / "ext").exists()
+
+
+def test_a_series_that_does_not_apply_is_found(bench: Bench) -> None:
+    """Each patch is tried on every release in its range, on top of those before it."""
+    change(bench.edit())
+    file = bench.save()
+    digest = file_digest(file)
+    text = file.read_text(encoding="utf-8", errors="surrogateescape").replace("-one = 1", "-one = 9")
+    file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    bench.mini.edit("patches/ext/series.toml", digest, file_digest(file))
+    with pytest.raises(PatchError, match=r"patch 'ext-some-name' does not apply to ext\.py"):
+        patchwork.prove_all(bench.shop, bench.catalog)
+    assert list((bench.state / "work").iterdir()) == []

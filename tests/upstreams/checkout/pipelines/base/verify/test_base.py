@@ -1,0 +1,6 @@
+import minibase
+
+
+def test_add() -> None:
+    """It adds."""
+    assert minibase.add(1, 2) == 3

@@ -1,0 +1,4 @@
+extern "C" double mini_scale(double value)
+{
+    return value * UNIT;
+}
