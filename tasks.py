@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import signal
@@ -248,9 +249,10 @@ namespace.add_collection(Collection("patches", patches_check, patches_edit, patc
 def _check_words(words: list[str]) -> None:
     """Refuse what Invoke's parser refuses: it ends with status 1 and no hint, a wrong command line is 2 here."""
     program = Program()
+    contexts = copy.deepcopy(namespace).to_contexts()  # Invoke takes a task's help from it when it first looks
     ours = Parser(initial=program.initial_context, ignore_unknown=True).parse_argv(words).unparsed
     try:
-        Parser(initial=program.initial_context, contexts=namespace.to_contexts()).parse_argv(ours)
+        Parser(initial=program.initial_context, contexts=contexts).parse_argv(ours)
     except ParseError as error:
         from mmstack.console import Console  # noqa: PLC0415 - see _session
 

@@ -324,10 +324,12 @@ class Console:
             self._warn(f"the job summary was not written: {error}")
 
     def _step_ended(self, event: StepEnded) -> None:
-        self._worked = self._worked or event.outcome != "cached"
-        took = {"done": "", "cached": "cached", "failed": "failed after "}[event.outcome]
-        if event.outcome != "cached":
-            took += duration(event.ended - event.started)
+        if event.outcome == "cached":
+            if self._verbose:  # the plan's table has said so already
+                self._display.ended(event.step, self._line("cached", f"{event.step.title} (cached)"))
+            return
+        self._worked = True
+        took = {"done": "", "failed": "failed after "}[event.outcome] + duration(event.ended - event.started)
         detail = f": {event.detail.splitlines()[0]}" if event.detail else ""
         self._display.ended(event.step, self._line(event.outcome, f"{event.step.title} ({took}){detail}"))
 

@@ -110,7 +110,7 @@ class Dist:
                 raise PinError(
                     f"{wheel.path} is not the wheel that was built",
                     why=f"the manifest says {wheel.sha256}, here is {found}",
-                    fix="run `invoke build-stack` again, it puts the right one back",
+                    fix=f"remove {wheel.path.name} and run `invoke build-stack`: it puts the right one back",
                 )
         return wheels
 

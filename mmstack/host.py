@@ -96,7 +96,9 @@ def _search(minors: Sequence[str], *, uv: Path, cache: Path) -> tuple[list[Inter
     for minor in minors:
         try:
             found.append(find_python(minor, uv=uv, cache=cache))
-        except HostError as error:  # noqa: PERF203 - one missing Python does not hide the others
+        except DiskError:  # noqa: PERF203 - one missing Python does not hide the others
+            raise
+        except HostError as error:
             missing[f"python {minor}"] = error.why or error.what
     return found, missing
 
@@ -207,7 +209,11 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
         DiskError: the cache cannot be written.
     """
     if "/" in request:
-        return describe(Path(request).expanduser().absolute(), cache=cache)
+        try:
+            path = Path(request).expanduser().absolute()
+        except RuntimeError as error:
+            raise UsageError(f"--python {request}: {error}", fix="write the whole path") from error
+        return describe(path, cache=cache)
     if not re.fullmatch(r"\d+\.\d+(\.\d+)?", request):
         raise UsageError(
             f"'{request}' is neither a version of Python nor a path",
@@ -219,6 +225,8 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
         if version == request or version.startswith(f"{request}."):
             try:
                 return describe(path, cache=cache)
+            except DiskError:
+                raise
             except HostError as error:
                 reasons.append(f"{error.what} ({error.why})")
     others = sorted({version for version, _path in _installed(uv, "")}, key=Version)

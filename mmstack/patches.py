@@ -52,9 +52,9 @@ def is_applied(patch: Patch, tree: Path) -> bool:
             if file.target_file == NO_FILE:
                 if path.exists():
                     return False
-            elif not path.is_file():
-                return False
-            elif _replace(patch, file, _lines(path), backwards=True) and file.source_file == NO_FILE:
+            elif not path.is_file() or (
+                _replace(patch, file, _lines(path), backwards=True) and file.source_file == NO_FILE
+            ):
                 return False
     except PatchError:
         return False

@@ -81,9 +81,9 @@ class _Worker:
 
     def run(self, step: Step) -> None:
         with self.heavy if step.kind in HEAVY else nullcontext():
-            if self.stopped.is_set():
-                raise InterruptedRunError("interrupted")
-            self._tell(step)
+            # what stopped us is on its way to the main thread, and no second failure shall overtake it
+            if not self.stopped.is_set():
+                self._tell(step)
 
     def _tell(self, step: Step) -> None:
         started = time.time()
@@ -91,6 +91,7 @@ class _Worker:
         try:
             detail = self.execute(step)
         except BaseException as error:
+            self.stopped.set()
             self._end(step, "failed", started, str(error))
             raise
         self._end(step, "done", started, detail)

@@ -70,11 +70,12 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
     try:
         checks = read_results(results)
     except (OSError, ET.ParseError) as error:
-        why = failure.why if failure else str(error)
+        why = f"{failure.what}\n{failure.why}" if failure else str(error)
         raise VerificationError(did_not_run, why=why, fix=f"read {log}") from failure or error
     result = Verification(layer=suite.layer, key=suite.key, checks=checks, seconds=seconds)
     if failure is not None and (failure.status != SOME_TESTS_FAILED or result.passed):
-        raise VerificationError(did_not_run, why=failure.why, fix=f"read {log}") from failure
+        why = f"{failure.what}\n{failure.why}"
+        raise VerificationError(did_not_run, why=why, fix=f"read {log}") from failure
     return _judge(result, log)
 
 
@@ -92,7 +93,7 @@ def _check(case: ET.Element) -> CheckResult:
             detail = f"{found.get('message', '')}\n{found.text or ''}".strip()
             return CheckResult(name=name, outcome="failed", seconds=seconds, detail=detail)
     if (skipped := case.find("skipped")) is not None:
-        return CheckResult(name=name, outcome="not run", seconds=seconds, detail=skipped.get("message", ""))
+        return CheckResult(name=name, outcome="not run", seconds=seconds, detail=skipped.get("message", "").removeprefix("not run: "))
     return CheckResult(name=name, outcome="passed", seconds=seconds)
 
 

@@ -150,7 +150,7 @@ class Checkout:
         text = series.read_text(encoding="utf-8")
         series.write_text(re.sub(r"[0-9a-f]{64}", sha256(patch), text), encoding="utf-8")
 
-    def publish(self, layer: str, change: Callable[[Path], None] = lambda _tree: None) -> Path:
+    def publish(self, layer: str, change: Callable[[Path], object] = lambda _tree: None) -> Path:
         """Pack a layer's upstream, changed, put it on offer and pin it."""
         tree = self.tree(layer)
         change(tree)

@@ -14,6 +14,7 @@ from mmstack.events import ignore
 from mmstack.host import describe
 from mmstack.lock import applicable
 from mmstack.model import Paths
+from mmstack.sources.download import Downloads
 from mmstack.workshop import Workshop
 from tests.support import ROOT, Checkout, lay_out, pinned_tools
 
@@ -39,17 +40,16 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 def _wheels(shared: Path) -> Sequence[Path]:
     """Return the tools' wheels: from the real checkout's downloads, else from the package index."""
-    real = ROOT / ".mmstack"
     interpreter = describe(Path(sys.executable), cache=shared / "pythons.json")
     wanted = applicable(pinned_tools().values(), interpreter.markers)
-    for state in (real, shared / "state"):
-        shop = Workshop(paths=Paths(root=ROOT, state=state, dist=shared), listener=ignore, environ=os.environ)
-        if state != real:
-            shop.download((), wanted, interpreter)
-        elif not all(shop.downloads.find(item, interpreter.tags) for item in wanted):
-            continue
-        return [wheel.path for wheel in shop.wheels(wanted, interpreter)]
-    raise AssertionError
+    real = Downloads(ROOT / ".mmstack" / "downloads")
+    here = all(real.find(item, interpreter.tags) for item in wanted)
+    paths = Paths(root=ROOT, state=ROOT / ".mmstack" if here else shared / "state", dist=shared)
+    shop = Workshop(paths=paths, listener=ignore, environ=os.environ)
+    if not here:
+        shop.download((), wanted, interpreter)
+        shop.index.close()
+    return [wheel.path for wheel in shop.wheels(wanted, interpreter)]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from tests.support import UPSTREAMS, sha256, times
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support import Checkout
@@ -41,7 +42,7 @@ def test_the_first_run_leaves_everything_in_dist(golden: Checkout) -> None:
 
 def test_the_environment_works_from_any_directory(golden: Checkout, tmp_path: Path) -> None:
     """Activated or not, wherever one stands."""
-    words = [golden.dist / "env" / "bin" / "python", "-c", "import minitop; print(minitop.mean([1, 2, 6]))"]
+    words = [str(golden.dist / "env" / "bin" / "python"), "-c", "import minitop; print(minitop.mean([1, 2, 6]))"]
     for folder in (tmp_path, golden.root, golden.dist):
         assert subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout == "3.0\n"
 
@@ -101,7 +102,7 @@ def test_offline_without_fetch_says_what_to_do(fresh: Checkout) -> None:
 def test_stop_after_each_kind_of_step(fresh: Checkout) -> None:
     """Each run carries on where the one before was told to stop."""
     work = fresh.state / "work"
-    expected = {
+    expected: dict[str, Callable[[], bool]] = {
         "fetch": lambda: len(list(fresh.state.glob("downloads/*/*.tar.gz"))) == 3 and not work.exists(),
         "source": lambda: len(list(work.glob("*/tree"))) == 3 and not list(work.glob("*/env")),
         "build": lambda: any(work.glob("top-*/out/*.whl")) and not list(fresh.dist.glob("wheels/*")),

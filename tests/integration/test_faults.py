@@ -13,7 +13,7 @@ import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, AnyStr
 
 import pytest
 
@@ -99,7 +99,7 @@ class _Handler(SimpleHTTPRequestHandler):
     def log_message(self, *_details: object) -> None:
         """Keep quiet."""
 
-    def copyfile(self, source: SupportsRead[bytes], outputfile: SupportsWrite[bytes]) -> None:
+    def copyfile(self, source: SupportsRead[AnyStr], outputfile: SupportsWrite[AnyStr]) -> None:
         """Send a file, or less than was promised."""
         content = source.read()
         sdist = ".tar.gz" in self.path
@@ -244,12 +244,11 @@ def test_a_compile_error_in_a_patched_file(built: Checkout) -> None:
     assert built.manifest()["verdict"] == "verified"
 
 
-PATCHES: dict[str, tuple[Callable[[Checkout], None], str]] = {
+PATCHES: dict[str, tuple[Callable[[Checkout], object], str]] = {
     "does not apply": (lambda checkout: checkout.repatch(("double sum", "float sum")), "does not apply to src/total.c"),
     "is already applied": (
-        lambda checkout: (
-            checkout.publish("ext", lambda tree: _replace(tree / "src" / "total.c", "i = 1; i <", "i = 0; i <"))
-            and None
+        lambda checkout: checkout.publish(
+            "ext", lambda tree: _replace(tree / "src" / "total.c", "i = 1; i <", "i = 0; i <")
         ),
         "is already applied",
     ),

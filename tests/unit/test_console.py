@@ -186,6 +186,15 @@ def test_verbose_shows_whole_keys_patches_and_passed_checks(out: io.StringIO) ->
         assert words in out.getvalue()
 
 
+def test_cached_steps_are_in_the_plan_and_told_again_on_demand(out: io.StringIO) -> None:
+    """A run with nothing to do does not list every step that it did not run, unless asked to."""
+    cached = StepEnded(step=BUILD, outcome="cached", started=0.0, ended=0.0)
+    Console(stdout=out)(cached)
+    assert out.getvalue() == ""
+    Console(stdout=out, verbose=True)(cached)
+    assert out.getvalue() == "· build mmx (cached)\n"
+
+
 def test_a_log_gets_plain_lines(out: io.StringIO) -> None:
     """Without a terminal: no escape codes, no bars, a mark and a word for every outcome."""
     console = Console(stdout=out)
@@ -204,7 +213,6 @@ def test_a_log_gets_plain_lines(out: io.StringIO) -> None:
     assert out.getvalue().splitlines() == [
         "> build mmx",
         "✓ build mmx (1 min 23 s)",
-        "· build mmx (cached)",
         "✗ build mmx (failed after 2.0 s): no luck",
         "waiting: another run",
         "! warning: careful",

@@ -134,6 +134,20 @@ def test_a_version_is_found_where_uv_looks(machine: Machine, request_: str) -> N
     assert machine.find(request_).path == machine.bin / "python3.11"
 
 
+def test_a_path_in_nobody_s_home_is_the_user_s_mistake(machine: Machine) -> None:
+    """A tilde is read as the shell reads it, but where there is no such user it says so."""
+    with pytest.raises(UsageError, match="--python ~nosuchuser/python"):
+        machine.find("~nosuchuser/python")
+
+
+def test_a_state_that_cannot_be_written_is_not_taken_for_a_missing_python(machine: Machine) -> None:
+    """The user shall mend the folder, not install what is there."""
+    machine.install(("3.11.7", machine.python()))
+    machine.cache.parent.touch()
+    with pytest.raises(DiskError, match="cannot be written"):
+        look(machine.uv, state=machine.root, cache=machine.cache, minors=("3.11",))
+
+
 def test_a_version_is_not_a_prefix_of_another(machine: Machine) -> None:
     """3.1 is not 3.11, and 3.11.7 is not 3.11.70."""
     machine.install(("3.11.70", machine.python()))

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +18,7 @@ from mmstack.patches import apply, is_applied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 OLD = "".join(f"line {number}\n" for number in range(1, 13))
 NEW = OLD.replace("line 6\n", "line six\nand more\n")
@@ -44,9 +44,7 @@ class Tree:
         """Return a patch of that text."""
         file = self.folder / "0001-some.patch"
         file.write_bytes(text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text)
-        return Patch(
-            id="some", project="p", file=file, sha256="", versions="", reason="", upstream="", retire_when=""
-        )
+        return Patch(id="some", project="p", file=file, sha256="", versions="", reason="", upstream="", retire_when="")
 
     def apply(self, text: str | bytes) -> None:
         """Apply a patch of that text, after which the tree holds it."""
@@ -87,8 +85,8 @@ def tree(tmp_path: Path) -> Tree:
 
 def diff(old: str, new: str, name: str = "file", context: int = 3) -> str:
     """Return what `git diff` would write, by other means."""
-    sides = [StringIO(text).readlines() for text in (old, new)]
-    lines = difflib.unified_diff(*sides, f"a/{name}", f"b/{name}", n=context)
+    before, after = (StringIO(text).readlines() for text in (old, new))
+    lines = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}", n=context)
     body = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
     return f"Some words.\n---\ndiff --git a/{name} b/{name}\n{body}"
 
@@ -105,6 +103,15 @@ def test_a_patch_is_applied_where_its_lines_have_moved(tree: Tree) -> None:
     tree.put(file="x\n" * 50 + OLD)
     tree.apply(diff(OLD, new))
     assert tree.text() == "x\n" * 50 + new
+
+
+def test_later_hunks_move_with_the_first(tree: Tree) -> None:
+    """Where their lines stand twice, the place is the one that moved as far."""
+    block = "".join(f"same {number}\n" for number in range(7))
+    changed = block.replace("same 3\n", "same three\n")
+    tree.put(file="x\n" * 50 + OLD + block + block)
+    tree.apply(diff(OLD + block + block, NEW + changed + block))
+    assert tree.text() == "x\n" * 50 + NEW + changed + block
 
 
 def test_there_is_no_fuzz(tree: Tree) -> None:
@@ -342,10 +349,14 @@ def test_a_patch_may_speak_of_binary_patches(tree: Tree) -> None:
     assert tree.text().endswith("+++ b/x\n")
 
 
-LINES = st.sampled_from(["a\n", "b\n", "c\n", "\n", "-\n", "+\n", "-- x\n", "++ y\n", "@@ -1 +1 @@\n", "\\ z\n", "a\r\n"])
+LINES = st.sampled_from(
+    ["a\n", "b\n", "c\n", "\n", "-\n", "+\n", "-- x\n", "++ y\n", "@@ -1 +1 @@\n", "\\ z\n", "a\r\n"]
+)
 ENDS = st.sampled_from(["", "a", "b", "-"])
 TEXTS = st.builds(lambda lines, end: "".join(lines) + end, st.lists(LINES, max_size=14), ENDS)
-UNIQUE = st.lists(st.integers(0, 40), max_size=20, unique=True).map(lambda items: "".join(f"{item}\n" for item in items))
+UNIQUE = st.lists(st.integers(0, 40), max_size=20, unique=True).map(
+    lambda items: "".join(f"{item}\n" for item in items)
+)
 
 
 @given(old=TEXTS, new=TEXTS)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mmstack import patches, patchwork
-from mmstack.catalog import Catalog
 from mmstack.errors import NetworkError, PatchError, UsageError
 from mmstack.events import ignore
 from mmstack.keys import file_digest
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from mmstack.catalog import Catalog
     from mmstack.model import RecipeData
 
 UPSTREAM = "".join(f"{name} = 1\n" for name in ("zero", "one", "two", "three", "four", "five", "six", "seven"))

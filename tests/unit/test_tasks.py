@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Invoke = Callable[..., subprocess.CompletedProcess[str]]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def invoke(tmp_path: Path) -> Invoke:
+    """Return a way to type a command in this repository, with a state of one's own."""
+
+    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MMSTACK_HOME": str(tmp_path / "state"), **variables}
+        return subprocess.run(
+            [sys.executable, "-m", "invoke", *words],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+WRONG = {
+    "task": (["plann"], "there is no task 'plann'|did you mean 'plan'"),
+    "second task": (["plan", "--jobs", "2", "docter"], "there is no task 'docter'|did you mean 'doctor'"),
+    "option": (["build-stack", "--stak", "cpu"], "build-stack has no option '--stak'|did you mean '--stack'"),
+    "option's end": (["plan", "--stack"], "--stack needs a value"),
+    "argument": (["patches.edit"], "'patches.edit' did not receive required positional arguments: 'layer'"),
+    "jobs": (["build-stack", "--jobs", "banana"], "--jobs: 'banana' is no number of jobs"),
+    "stack": (["build-stack", "--stack", "nosuch"], "there is no stack 'nosuch'|known: "),
+    "CUDA": (["plan", "--cuda", "99"], "'99' is no CUDA version"),
+    "architecture": (["build-stack", "--arch", "banana"], "'banana' is no GPU architecture"),
+    "source": (["plan", "--source", "x"], "--source: 'x' is not NAME=VALUE"),
+    "flag": (["plan", "--flag", "x.Y=1"], "'x' is not in this stack"),
+    "layer": (["patches.edit", "nosuch"], "there is no layer 'nosuch'"),
+    "Python": (["doctor", "--python", "snake"], "'snake' is neither a version of Python nor a path"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG.values(), ids=WRONG)
+def test_a_wrong_command_ends_in_2_with_one_remedy(invoke: Invoke, tmp_path: Path, words: list[str], told: str) -> None:
+    """What is wrong, what is known, what to do; nothing else, and nothing was begun."""
+    done = invoke(*words)
+    assert done.returncode == 2, done.stderr
+    assert all(part in done.stderr for part in told.split("|")), done.stderr
+    assert "Traceback" not in done.stderr
+    assert [line.split()[0] for line in done.stderr.splitlines() if line.split()[:1] == ["fix"]] == ["fix"]
+    assert done.stdout == ""
+    assert not (tmp_path / "state" / "work").exists()
+
+
+@pytest.mark.parametrize("words", [["plan", "--stack", "nosuch"], ["plan", "--nosuch"]])
+def test_json_is_one_document_even_where_the_command_is_wrong(invoke: Invoke, words: list[str]) -> None:
+    """A program that reads it learns the kind of error and the exit code."""
+    done = invoke(*words, "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (error["slug"], error["code"], done.returncode) == ("usage", 2, 2)
+    assert error["what"] in done.stderr
+    assert error["fix"]
+
+
+def test_debug_shows_where_an_error_came_from(invoke: Invoke) -> None:
+    """Besides the remedy, and with the same exit code."""
+    done = invoke("plan", "--stack", "nosuch", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "fix" in done.stderr
+
+
+def test_the_tasks_are_listed(invoke: Invoke) -> None:
+    """Without loading the engine."""
+    done = invoke("--list", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert {"build-stack", "plan", "fetch", "verify", "doctor", "report", "lock", "patches.check"} <= set(
+        done.stdout.split()
+    )
+    assert "mmstack" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help", "plan"], ["plan", "--help"]])
+def test_a_task_explains_its_options(invoke: Invoke, words: list[str]) -> None:
+    """Each has a help text."""
+    done = invoke(*words)
+    assert done.returncode == 0
+    assert "GPU architectures, e.g. 9.0,12.0+PTX" in done.stdout
+
+
+def test_a_shell_completes_options(invoke: Invoke) -> None:
+    """A word that is not finished yet is no mistake."""
+    done = invoke("--complete", "--", "invoke plan --st")
+    assert (done.returncode, "--stack" in done.stdout.split()) == (0, True)
+
+
+def test_options_of_invoke_itself_may_stand_before_a_task(invoke: Invoke) -> None:
+    """Their values are not taken for tasks."""
+    done = invoke("--command-timeout", "5", "plan", "--jobs", "banana")
+    assert "--jobs: 'banana' is no number of jobs" in done.stderr
+
+
+def test_the_locks_fit(invoke: Invoke) -> None:
+    """What the lint session asks."""
+    done = invoke("lock", "--check")
+    assert (done.returncode, done.stdout) == (0, "cpu.lock fits\n")
+
+
+def test_a_state_that_cannot_be_written_is_told(invoke: Invoke, tmp_path: Path) -> None:
+    """With the variable that says where it is."""
+    (tmp_path / "file").touch()
+    done = invoke("plan", "--python", sys.executable, MMSTACK_HOME=str(tmp_path / "file" / "state"))
+    assert done.returncode == 3
+    assert "cannot be written" in done.stderr
+    assert "MMSTACK_HOME" in done.stderr
