@@ -1,4 +1,4 @@
-"""The test bench: `nox -s tests lint typecheck e2e verify`, each in an environment that uv makes."""
+"""The test bench: `nox -s tests lint typecheck e2e compare verify`, each in an environment that uv makes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,13 @@ def e2e(session: nox.Session) -> None:
     """Prove the patches, build the real `cpu` stack and verify it; what is there already is not built again."""
     session.run("invoke", "patches.check", external=True)
     session.run("invoke", "build-stack", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def compare(session: nox.Session) -> None:
+    """Demand that upstream's build of mmcv's ops and ours pass the same suite, which lists every function."""
+    session.run("invoke", "build-stack", "--flag", "mmcv.BUILD=upstream", external=True)
+    session.run("invoke", "build-stack", external=True)
 
 
 @nox.session(venv_backend="none")

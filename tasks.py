@@ -57,7 +57,8 @@ def _session(
     from mmstack.store import disk_errors  # noqa: PLC0415
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
+            signal.signal(number, _interrupt)
     state = Path(os.environ.get("MMSTACK_HOME") or ROOT / ".mmstack").expanduser().absolute()
     paths = Paths(root=ROOT, state=state, dist=ROOT / "dist")
     console = Console(json=json, verbose=verbose, dist=Path("dist"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from mmstack import tables
@@ -17,6 +17,7 @@ from mmstack.errors import CatalogError, UsageError, did_you_mean
 from mmstack.keys import digest, file_digest, files_digest
 from mmstack.lock import read_lock
 from mmstack.model import (
+    CMakeProject,
     Conflict,
     FilePin,
     Flag,
@@ -166,7 +167,7 @@ def read_recipe(file: Path) -> RecipeData:
     table = tables.load(file).only(
         "summary", "project", "modules", "needs", "build", "run", "verify", "flags", "gates", "releases", "conflicts"
     )
-    build = table.table("build").only("against", "compiles", "memory_per_job_mib", "requires", "environment")
+    build = table.table("build").only("against", "compiles", "memory_per_job_mib", "requires", "environment", "cmake")
     run = table.table("run").only("requires", "variants")
     variants = run.table("variants")
     folder = file.parent
@@ -178,6 +179,7 @@ def read_recipe(file: Path) -> RecipeData:
         raise build.wrong("memory_per_job_mib", "must be at least 1")
     if bad := [name for name in variants.values if not BARE_NAME.fullmatch(name)]:
         raise variants.wrong(bad[0], "must be named by letters, digits, - and _ alone", fix="rename it")
+    flags = tuple(_flag(name, table.table("flags").table(name)) for name in table.table("flags").values)
     return RecipeData(
         name=folder.name,
         summary=table.text("summary"),
@@ -192,8 +194,9 @@ def read_recipe(file: Path) -> RecipeData:
         variants={name: _requirements(variants, name) for name in variants.values},
         verify_requires=_requirements(table.table("verify").only("requires"), "requires"),
         environment=build.table("environment").strings(),
+        cmake=_cmake(build, folder, flags) if "cmake" in build.values else None,
         conflicts=tuple(_conflict(entry) for entry in table.tables("conflicts")),
-        flags=tuple(_flag(name, table.table("flags").table(name)) for name in table.table("flags").values),
+        flags=flags,
         gates=_gates(table.table("gates", required=True)),
         releases=_releases(table.tables("releases")),
         folder=folder,
@@ -313,6 +316,22 @@ def _flag(name: str, table: Table) -> Flag:
     if choices and default not in choices:
         raise table.wrong("default", "must be one of the choices", why=did_you_mean(default, choices))
     return Flag(name=name, default=default, choices=choices, help=table.text("help"))
+
+
+def _cmake(build: Table, folder: Path, flags: tuple[Flag, ...]) -> CMakeProject:
+    table = build.table("cmake").only("file", "when")
+    beside = [path.name for path in folder.iterdir() if path.is_file()]
+    if (file := table.text("file")) not in beside:
+        raise table.wrong("file", "must be a file beside the recipe", why=did_you_mean(file, beside))
+    choices = {flag.name: flag.choices for flag in flags}
+    when = table.table("when").only(*choices)
+    for name, value in when.strings().items():
+        if choices[name] and value not in choices[name]:
+            raise when.wrong(name, "must be one of the flag's choices", why=did_you_mean(value, choices[name]))
+    tools = {canonicalize_name(Requirement(line).name) for line in build.texts("requires", ())}
+    if missing := sorted({"cmake", "ninja"} - tools):
+        raise build.wrong("requires", f"must name {' and '.join(missing)}, by which the CMake project is built")
+    return CMakeProject(file=file, when=when.strings())
 
 
 def _conflict(table: Table) -> Conflict:

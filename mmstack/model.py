@@ -136,6 +136,14 @@ class GateRules:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CMakeProject:
+    """A CMakeLists.txt of a layer's own, compiled before its wheel is made, where its flags are those of `when`."""
+
+    file: str
+    when: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conflict:
     """A combination that is known not to work.
 
@@ -177,6 +185,7 @@ class RecipeData:
     folder: Path
     digest: str
     suite_digest: str
+    cmake: CMakeProject | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,8 @@ def _check(case: ET.Element) -> CheckResult:
             detail = f"{found.get('message', '')}\n{found.text or ''}".strip()
             return CheckResult(name=name, outcome="failed", seconds=seconds, detail=detail)
     if (skipped := case.find("skipped")) is not None:
-        return CheckResult(name=name, outcome="not run", seconds=seconds, detail=skipped.get("message", "").removeprefix("not run: "))
+        reason = skipped.get("message", "").removeprefix("not run: ")
+        return CheckResult(name=name, outcome="not run", seconds=seconds, detail=reason)
     return CheckResult(name=name, outcome="passed", seconds=seconds)
 
 

@@ -15,7 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mmstack import gates, patches
-from mmstack.builders.wheel import Workplace, build_wheel
+from mmstack.builders.build import Build, Workplace
+from mmstack.builders.cmake import build_project
+from mmstack.builders.wheel import build_wheel
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
 from mmstack.errors import NetworkError, PatchError, PinError, UsageError
@@ -217,11 +219,15 @@ class Workshop:
         """Build a layer's wheel."""
         layer = plan.layer(step.layer)
         place = self.place(layer)
+        build = Build(
+            layer=layer, place=place, compiler=plan.compiler, jobs=plan.jobs, step=step, listener=self.listener
+        )
         place.home.mkdir(parents=True, exist_ok=True)
         outside = (site_packages(place.env, plan.interpreter), place.home)
         before = gates.snapshot(*outside)
         started = time.monotonic()
-        wheel = build_wheel(layer, place, compiler=plan.compiler, jobs=plan.jobs, step=step, listener=self.listener)
+        build_project(build)
+        wheel = build_wheel(build)
         gates.check_unchanged(before, gates.snapshot(*outside))
         write_json(_timing(place), {"seconds": time.monotonic() - started})
         return wheel.name
@@ -336,6 +342,7 @@ class Workshop:
         return Workplace(
             tree=work / "tree",
             env=work / "env",
+            built=work / "built",
             out=work / "out",
             home=work / "home",
             log=self.paths.state / "logs" / f"{layer.name}-{layer.key[:16]}.log",

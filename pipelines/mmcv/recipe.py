@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Mmcv:
-    """Builds upstream's `setup.py` with explicit options, and demands every op."""
+    """Gives both builds, CMake's and that of upstream's `setup.py`, the same options, and demands every op."""
 
     def environment(self, facts: BuildFacts) -> Mapping[str, str]:
         """Return every compiler option: setuptools drops those of the Python at hand where CFLAGS is set.
@@ -26,7 +26,8 @@ class Mmcv:
         """
         debug = "-g" if facts.flags["DEBUG_INFO"] == "ON" else "-g0"
         options = f"-O3 -DNDEBUG -fwrapv {debug}"
-        return {"CFLAGS": options, "CXXFLAGS": options, "FORCE_CUDA": "0" if facts.cuda == "cpu" else "1"}
+        compiled = {"MMCV_PREBUILT_EXT": "{built}/_ext.so"} if facts.flags["BUILD"] == "cmake" else {}
+        return {"CFLAGS": options, "CXXFLAGS": options, "FORCE_CUDA": "0" if facts.cuda == "cpu" else "1", **compiled}
 
     def check(self, wheel: Path, facts: BuildFacts) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
         """Demand that the compiled module names every function that mmcv's Python side loads from it.

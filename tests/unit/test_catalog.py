@@ -15,6 +15,7 @@ from mmstack.catalog import Catalog, read_recipe, read_series, read_stack
 from mmstack.errors import CatalogError, UsageError
 from mmstack.lock import read_lock
 from mmstack.locking import inputs_digest
+from mmstack.model import CMakeProject
 from tests.miniature import PATCHES, Miniature, document
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STACK_FILE, SERIES = "stacks/mini.toml", "patches/ext/series.toml"
 BASE_FILE, EXT_FILE = "pipelines/base/recipe.toml", "pipelines/ext/recipe.toml"
 LOCK_FILE = "stacks/mini.lock"
+ENVIRONMENT = "[build.environment]"
+PROJECT = '[build.cmake]\nfile = "{}"\nwhen = {{ SPEED = "{}" }}\n\n[build.environment]'
 READERS: dict[str, Callable[[Path], object]] = {
     STACK_FILE: read_stack,
     EXT_FILE: read_recipe,
@@ -61,6 +64,19 @@ def test_a_catalog_is_what_its_files_say(mini: Miniature) -> None:
     assert catalog.patches["ext"][2].when == {"base": ">=2"}
 
 
+def test_a_recipe_may_have_a_cmake_project(mini: Miniature) -> None:
+    """It names its file and the flags under which it is built; the file is in the layer's digest."""
+    before = mini.catalog.recipe("ext")
+    assert before.cmake is None
+    mini.edit(EXT_FILE, ENVIRONMENT, PROJECT.format("CMakeLists.txt", "O1"))
+    mini.edit(EXT_FILE, '["backend"]', '["backend", "CMake>=4", "ninja"]')
+    mini.put("pipelines/ext/CMakeLists.txt", "project(ext)\n")
+    recipe = mini.catalog.recipe("ext")
+    assert recipe.cmake == CMakeProject(file="CMakeLists.txt", when={"SPEED": "O1"})
+    mini.put("pipelines/ext/CMakeLists.txt", "project(other)\n")
+    assert len({before.digest, recipe.digest, mini.catalog.recipe("ext").digest}) == 3
+
+
 MISTAKES = {
     "unknown key": (STACK_FILE, "summary =", "sumary =", "unknown key 'sumary'|did you mean 'summary'"),
     "missing key": (STACK_FILE, 'cuda = "cpu"', "", "key 'cuda' is missing|add it, a string"),
@@ -83,6 +99,21 @@ MISTAKES = {
     "memory as text": (EXT_FILE, "= 512", '= "512"', "key 'build.memory_per_job_mib' must be an integer"),
     "no requirement": (EXT_FILE, '"backend"', '"back end"', "key 'build.requires' must be a list of requirements"),
     "no test requirement": (EXT_FILE, '"checker==1.0"', '"=="', "key 'verify.requires' must be a list of requ"),
+    "no project there": (
+        EXT_FILE,
+        ENVIRONMENT,
+        PROJECT.format("CMake.txt", "O1"),
+        "key 'build.cmake.file' must be a file",
+    ),
+    "project elsewhere": (EXT_FILE, ENVIRONMENT, PROJECT.format("../x", "O1"), "key 'build.cmake.file' must be a file"),
+    "project's value": (
+        EXT_FILE,
+        ENVIRONMENT,
+        PROJECT.format("README.md", "O9"),
+        "key 'build.cmake.when.SPEED' must be",
+    ),
+    "project's flag": (EXT_FILE, ENVIRONMENT, '[build.cmake.when]\nX = ""\n\n[x]', "unknown key"),
+    "project without tools": (EXT_FILE, ENVIRONMENT, PROJECT.format("README.md", "O1"), "must name cmake and ninja"),
     "default no choice": (EXT_FILE, '"O2"\n', '"O3"\n', "key 'flags.SPEED.default' must be one of the choices"),
     "no gate": (EXT_FILE, '"platform"', '"platfrom"', "key 'gates.wheel' must be platform or pure"),
     "no gates": (EXT_FILE, "[gates]", "[flags.gates]", "unknown key"),

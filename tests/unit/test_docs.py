@@ -38,6 +38,7 @@ KEYS: dict[str, tuple[ModuleType, str, int]] = {
     "Stack layer": (catalog, "_layer_choice", 0),
     "Recipe": (catalog, "read_recipe", 0),
     "Recipe build": (catalog, "read_recipe", 1),
+    "Recipe build cmake": (catalog, "_cmake", 0),
     "Recipe run": (catalog, "read_recipe", 2),
     "Recipe verify": (catalog, "read_recipe", 3),
     "Recipe flag": (catalog, "_flag", 0),

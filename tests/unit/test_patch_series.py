@@ -38,7 +38,8 @@ class Entry:
 
 def series(folder: Path) -> dict[str, Any]:
     """Return what a folder's series.toml says."""
-    return tomllib.loads((folder / "series.toml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = tomllib.loads((folder / "series.toml").read_text(encoding="utf-8"))
+    return found
 
 
 ENTRIES = [Entry(folder=folder, data=data) for folder in FOLDERS for data in series(folder)["patch"]]
