@@ -23,15 +23,17 @@ TAIL_LINES = 30
 GRACE_SECONDS = 5.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # Outlives us when we are killed without warning, and kills what we had started: a compiler that
-# nobody waits for would go on writing to the tree in which the next run builds.
+# nobody waits for would go on writing to the tree in which the next run builds. By session and not
+# by process group: ninja puts each of its compilers into a group of its own.
 WATCHDOG = """
 import os, signal, sys
 running = set()
 for line in sys.stdin:
     (running.add if line[0] == "+" else running.discard)(int(line[1:]))
-for group in running:
+for name in filter(str.isdigit, os.listdir("/proc")):
     try:
-        os.killpg(group, signal.SIGKILL)
+        if os.getsid(int(name)) in running:
+            os.kill(int(name), signal.SIGKILL)
     except OSError:
         pass
 """

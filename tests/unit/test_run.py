@@ -232,14 +232,17 @@ def test_a_listener_that_fails_does_not_leave_the_command_running() -> None:
 HOLDER = """
 import os, sys
 from mmstack.run import run
-code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-run([sys.executable, "-c", code], env=os.environ, on_line=lambda line: print(line, flush=True))
+run([sys.executable, "-c", sys.argv[1]], env=os.environ, on_line=lambda line: print(line, flush=True))
 """
+CHILD = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+# as ninja starts its compilers
+OWN_GROUP = f"import os, time\nif os.fork() == 0:\n    os.setpgid(0, 0)\n    {CHILD}\ntime.sleep(60)"
 
 
-def test_what_a_killed_run_had_started_ends_with_it(wait_for: Callable[..., None]) -> None:
+@pytest.mark.parametrize("code", [CHILD, OWN_GROUP], ids=["the command", "a child in a group of its own"])
+def test_what_a_killed_run_had_started_ends_with_it(code: str, wait_for: Callable[..., None]) -> None:
     """A compiler that nobody waits for would write into the tree of the next run."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         assert alive(pid)
