@@ -66,9 +66,8 @@ class Engine:
         """Tell how much a build takes to download that is not the preferred one."""
         shop = self.workshop
         lock = applicable_sets(self.catalog.lock(plan.stack), plan.interpreter)
-        offers = shop.offers_for(
-            layer.source.project, [chosen], lock.get(f"run-{chosen.variant}", ()), plan.interpreter
-        )
+        wanted = lock.get(f"run-{chosen.variant}", ())
+        offers = shop.offers_for(layer.source.project, [chosen], wanted, plan.interpreter.tags)
         if offers:
             size = sum(shop.index.size_of(offer) or 0 for offer in offers)
             preferred = layer.source.files[0].variant
@@ -152,7 +151,7 @@ class Engine:
         shop = self.workshop
         interpreter = describe(Path(manifest["interpreter"]["path"]), cache=shop.paths.state / "pythons.json")
         requirements = dist.requirements()
-        shop.download((), requirements, interpreter)
+        shop.download("", (), requirements, interpreter.tags)
         wheels = dist.checked_wheels(manifest["artifacts"])
         stack = self.catalog.stack(manifest["stack"]["name"])
         versions = {item["name"]: item["version"] for item in manifest["layers"]}

@@ -140,7 +140,7 @@ def _patched(
     workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, pin: FilePin, folder: Path
 ) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    workshop.fetch_pins(recipe.project, [pin])
+    workshop.download(recipe.project, [pin])
     tree = unpack(workshop.downloads.path(pin), folder)
     for patch in _in_range(catalog, recipe, version):
         patches.apply(patch, tree)

@@ -121,46 +121,36 @@ class Workshop:
 
     def fetch(self, plan: Plan, step: Step) -> str:
         """Download what a layer is made of, or, for no layer, what runs and verifies the stack."""
+        tags = plan.interpreter.tags
         if not step.layer:
-            return self.download((), (*plan.run_requires, *plan.verify_requires), plan.interpreter)
+            return self.download("", (), (*plan.run_requires, *plan.verify_requires), tags)
         layer = plan.layer(step.layer)
         pins = (layer.chosen,) if layer.chosen else ()
-        return self.download(pins, layer.build_requires, plan.interpreter, project=layer.source.project)
+        return self.download(layer.source.project, pins, layer.build_requires, tags)
 
     def download(
         self,
+        project: str,
         pins: Sequence[FilePin],
-        requirements: Sequence[LockedRequirement],
-        interpreter: Interpreter,
-        *,
-        project: str = "",
+        requirements: Sequence[LockedRequirement] = (),
+        tags: Sequence[str] = (),
     ) -> str:
         """Download what is not here yet and return how much that was."""
-        offers = self.offers_for(project, pins, requirements, interpreter)
+        offers = self.offers_for(project, pins, requirements, tags)
         if offers:
             self.downloads.fetch(offers, self.index, self.listener)
         return f"{len(offers)} files"
 
     def offers_for(
-        self,
-        project: str,
-        pins: Sequence[FilePin],
-        requirements: Sequence[LockedRequirement],
-        interpreter: Interpreter,
+        self, project: str, pins: Sequence[FilePin], requirements: Sequence[LockedRequirement], tags: Sequence[str]
     ) -> list[Offer]:
-        """Return where what is not here yet can be had."""
+        """Return where what is not here yet can be had: a project's files, and wheels that suit these tags."""
         offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
-        missing = [item for item in requirements if not self.downloads.find(item, interpreter.tags)]
+        missing = [item for item in requirements if not self.downloads.find(item, tags)]
         if missing:
             with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
-                offers += pool.map(lambda item: self.index.choose(item, interpreter.tags), missing)
+                offers += pool.map(lambda item: self.index.choose(item, tags), missing)
         return offers
-
-    def fetch_pins(self, project: str, pins: Sequence[FilePin]) -> None:
-        """Download these files unless they are here."""
-        offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
-        if offers:
-            self.downloads.fetch(offers, self.index, self.listener)
 
     def choose(self, source: Source, pins: Sequence[FilePin]) -> FilePin:
         """Return the first of these files that is here already or that a package index offers.

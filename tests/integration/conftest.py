@@ -47,7 +47,7 @@ def _wheels(shared: Path) -> Sequence[Path]:
     paths = Paths(root=ROOT, state=ROOT / ".mmstack" if here else shared / "state", dist=shared)
     shop = Workshop(paths=paths, listener=ignore, environ=os.environ)
     if not here:
-        shop.download((), wanted, interpreter)
+        shop.download("", (), wanted, interpreter.tags)
         shop.index.close()
     return [wheel.path for wheel in shop.wheels(wanted, interpreter)]
 
