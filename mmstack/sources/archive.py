@@ -80,7 +80,7 @@ def unpack(archive: Path, into: Path) -> Path:
         try:
             top = _unpack(archive, new)
             new.chmod(0o755)
-            _settle(new, into)
+            settle(new, into)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return into / top
@@ -112,7 +112,12 @@ def tree_digest(root: Path, ignore: Callable[[str], bool] | None = None) -> str:
     return digest.hexdigest()
 
 
-def _settle(new: Path, into: Path) -> None:
+def settle(new: Path, into: Path) -> None:
+    """Give a finished folder its name, at which there is nothing yet, or an empty folder.
+
+    Raises:
+        DiskError: something is there.
+    """
     try:
         new.replace(into)
     except OSError as error:
