@@ -29,6 +29,7 @@ class Facts:
         layer: The layer under test.
         version: The version that the layer must have.
         cuda: CUDA version of the stack, such as "12.8", or "cpu".
+        toolkit: The CUDA toolkit that layers were compiled with: version, kind, origin, architectures; or None.
         python: Version of the interpreter that the stack was built for.
         layers: Version of every layer of the stack, by layer.
         expect: What else the stack file says to expect.
@@ -39,6 +40,7 @@ class Facts:
     layer: str
     version: str
     cuda: str
+    toolkit: dict[str, Any] | None
     python: str
     layers: dict[str, str]
     expect: dict[str, str]

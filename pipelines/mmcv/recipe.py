@@ -27,7 +27,13 @@ class Mmcv:
         debug = "-g" if facts.flags["DEBUG_INFO"] == "ON" else "-g0"
         options = f"-O3 -DNDEBUG -fwrapv {debug}"
         compiled = {"MMCV_PREBUILT_EXT": "{built}/_ext.so"} if facts.flags["BUILD"] == "cmake" else {}
-        return {"CFLAGS": options, "CXXFLAGS": options, "FORCE_CUDA": "0" if facts.cuda == "cpu" else "1", **compiled}
+        common = {"CFLAGS": options, "CXXFLAGS": options, **compiled}
+        if facts.cuda == "cpu":
+            return {**common, "FORCE_CUDA": "0"}
+        # nvcc gets no -DNDEBUG from upstream either: kernels check their indices by assertions.
+        # The list is spelt as torch.utils.cpp_extension wants it, for upstream's build; CMake is told by the engine
+        architectures = ";".join(str(item) for item in facts.architectures)
+        return {**common, "FORCE_CUDA": "1", "CUDAFLAGS": "-O3", "TORCH_CUDA_ARCH_LIST": architectures}
 
     def check(self, wheel: Path, facts: BuildFacts) -> tuple[str, ...]:  # noqa: ARG002 - the protocol's signature
         """Demand that the compiled module names every function that mmcv's Python side loads from it.

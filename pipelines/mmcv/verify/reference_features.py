@@ -94,6 +94,80 @@ def roi_align_rotated(
     return torch.stack(pooled)
 
 
+def deform_roi_pool(
+    features: Tensor, rois: Tensor, offset: Tensor, size: tuple[int, int], scale: float, ratio: int, gamma: float
+) -> Tensor:
+    """Deformable RoI pooling (Dai et al., 2017): RoIAlign with every bin moved by its own offset.
+
+    Offsets are (roi, (x, y), rows, columns), in gamma times the extent of the roi.
+    """
+    pooled = []
+    for roi, shift in zip(rois, offset, strict=True):
+        start, extent = roi[1:3] * scale - 0.5, (roi[3:5] - roi[1:3]) * scale
+        (dy, rows), (dx, columns) = ticks(extent[1], size[0], ratio), ticks(extent[0], size[1], ratio)
+        move = (shift * gamma * extent[:, None, None]).repeat_interleave(rows, 1).repeat_interleave(columns, 2)
+        y, x = torch.meshgrid(start[1] + dy, start[0] + dx, indexing="ij")
+        pooled.append(pool(sample_near(features[int(roi[0])], y + move[1], x + move[0]), size))
+    return torch.stack(pooled)
+
+
+def hat_integral(start: Tensor, end: Tensor, size: int) -> Tensor:
+    """How much of each of `size` pixels, spread linearly as in bilinear sampling, lies between two positions."""
+    pixels = torch.arange(size, dtype=start.dtype, device=start.device)
+    reach = [(each[..., None] - pixels).clamp(-1, 1) for each in (start, end)]
+    below, above = (r - r * r.abs() / 2 for r in reach)
+    return above - below
+
+
+def prroi_pool(features: Tensor, rois: Tensor, size: tuple[int, int], scale: float) -> Tensor:
+    """Precise RoI pooling (Jiang et al., 2018): the mean of the bilinear image over each bin, by its integral."""
+    pooled = []
+    _, channels, height, width = features.shape
+    for roi in rois:
+        extent = (roi[3:5] - roi[1:3]) * scale
+        if extent.min() <= 0:
+            pooled.append(features.new_zeros(channels, *size))
+            continue
+        edges = [
+            roi[1 + i] * scale + torch.arange(bins + 1, device=roi.device) * extent[i] / bins
+            for i, bins in ((0, size[1]), (1, size[0]))
+        ]
+        across, down = (
+            hat_integral(edge[:-1], edge[1:], n) * (len(edge) - 1) / extent[i]
+            for i, (edge, n) in enumerate(zip(edges, (width, height), strict=True))
+        )
+        pooled.append(torch.einsum("chw,ih,jw->cij", features[int(roi[0])], down, across))
+    return torch.stack(pooled)
+
+
+def riroi_align_rotated(
+    features: Tensor,
+    rois: Tensor,
+    size: tuple[int, int],
+    scale: float,
+    ratio: int,
+    orientations: int,
+    *,
+    clockwise: bool,
+) -> Tensor:
+    """Rotation-invariant RoIAlign (ReDet, Han et al., 2021): the channels of the orientations turn with the roi.
+
+    With the angle in steps of the orientations being a whole number s and a fraction f, orientation o is sampled from
+    (1 - f) of the one s before it and f of the one after that, as in its authors' code.
+    """
+    pooled = []
+    for roi in rois:
+        steps = float(roi[5]) * orientations / (2 * math.pi)
+        whole = math.floor(steps)
+        image = features[int(roi[0])].reshape(-1, orientations, *features.shape[2:])
+        turned = (1 - steps + whole) * image.roll(whole, 1) + (steps - whole) * image.roll(whole - 1, 1)
+        alone = torch.cat([roi.new_zeros(1), roi[1:]])[None]
+        pooled.append(
+            roi_align_rotated(turned.flatten(0, 1)[None], alone, size, scale, ratio, aligned=False, clockwise=clockwise)
+        )
+    return torch.cat(pooled)
+
+
 def bezier(points: Tensor, t: float) -> Tensor:
     """Point of a Bézier curve by de Casteljau's construction."""
     while len(points) > 1:
@@ -264,3 +338,47 @@ def upfirdn2d(
     kernel = (taps if taps.ndim == 2 else torch.outer(taps, taps)).to(image) * gain
     windows = padded.unfold(2, kernel.shape[0], 1).unfold(3, kernel.shape[1], 1)
     return torch.einsum("nchwij,ij->nchw", windows, kernel.flip(0, 1))[:, :, :: down[1], :: down[0]]
+
+
+def carafe(features: Tensor, masks: Tensor, size: int, groups: int, scale: int) -> Tensor:
+    """CARAFE (Wang et al., 2019): each pixel of a larger image is its source's neighbourhood, weighted by its own mask.
+
+    Channels of the masks are (group, row, column of the neighbourhood).
+    """
+    batch, channels, height, width = features.shape
+    near = torch.nn.functional.unfold(features, size, padding=size // 2)
+    near = near.reshape(batch, groups, channels // groups, size**2, height, width)
+    near = near.repeat_interleave(scale, 4).repeat_interleave(scale, 5)
+    weights = masks.reshape(batch, groups, 1, size**2, height * scale, width * scale)
+    return (near * weights).sum(3).flatten(1, 2)
+
+
+def correlation(
+    image: Tensor,
+    other: Tensor,
+    *,
+    kernel: int,
+    displacement: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    dilation_patch: int,
+) -> Tensor:
+    """Correlation of FlowNet (Dosovitskiy et al., 2015): products of two images, the second one displaced.
+
+    Summed over the channels and a square kernel, for each displacement (row, column) up to the largest.
+    """
+    ones = image.new_ones(1, 1, kernel, kernel)
+    moves = [dilation_patch * i for i in range(-displacement, displacement + 1)]
+    sums = [
+        torch.nn.functional.conv2d(
+            (image * torch.nn.functional.pad(other, (-dx, dx, -dy, dy))).sum(1, keepdim=True),
+            ones,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
+        for dy in moves
+        for dx in moves
+    ]
+    return torch.stack(sums, dim=1).reshape(len(image), len(moves), len(moves), *sums[0].shape[2:])

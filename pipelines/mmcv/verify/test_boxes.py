@@ -16,6 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+pytest_plugins = ["evidence"]
+
 
 def random_boxes(count: int) -> Tensor:
     """Boxes (x1, y1, x2, y2) that often overlap."""
@@ -70,12 +72,12 @@ def test_bbox_overlaps(device: torch.device, dtype: torch.dtype, mode: str, offs
     )
     assert 0 < int((expected == 0).sum()) < expected.numel()
     first, second = first.to(device), second.to(device)
-    close(ops.bbox_overlaps(first, second, mode, offset=offset), expected)
+    tolerance = 1e-5 if device.type == "cuda" else None  # sides are float32 there, whatever the type
+    close(ops.bbox_overlaps(first, second, mode, offset=offset), expected, tolerance)
     aligned = ops.bbox_overlaps(first, second[:13], mode, aligned=True, offset=offset)
-    close(aligned, expected.diagonal())
+    close(aligned, expected.diagonal(), tolerance)
 
 
-@pytest.mark.kernels("bbox_overlaps")
 def test_bbox_overlaps_of_nothing(device: torch.device) -> None:
     """An empty set gives an empty matrix of the right shape."""
     boxes = random_boxes(3).to(device)

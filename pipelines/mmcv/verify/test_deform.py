@@ -12,6 +12,8 @@ from checks import close, floats_and_half, on_cpu, same
 from mmcv import ops
 from torch import Tensor
 
+pytest_plugins = ["evidence"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:

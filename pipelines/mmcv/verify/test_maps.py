@@ -10,6 +10,8 @@ import torch
 from checks import checks_assertions, close, floats_and_half, on_cpu, same
 from mmcv import ops
 
+pytest_plugins = ["evidence"]
+
 
 @pytest.mark.kernels("psamask_forward", "psamask_backward")
 @pytest.mark.parametrize("size", [(3, 5), (7, 3), (4, 2)], ids=str)

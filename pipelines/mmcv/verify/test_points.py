@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import reference_points as reference
 import torch
-from checks import close, floats_and_half, on_cpu, on_gpu
+from checks import close, on_cpu
 from mmcv import ops
 from torch import Tensor
+
+pytest_plugins = ["evidence"]
 
 SIZE, BOUNDS = (0.5, 0.25, 1.0), (-1.0, 0.0, -2.0, 2.0, 1.5, 2.0)
 
@@ -57,18 +59,6 @@ def test_points_on_the_faces_of_a_box(device: torch.device) -> None:
     assert ops.points_in_boxes_cpu(mirrored, box)[0, 0].tolist()[1] == 0
 
 
-@on_gpu
-def test_points_in_boxes_on_a_gpu(device: torch.device) -> None:
-    """The CUDA versions: all boxes of each point, and the first one."""
-    boxes, points = boxes_and_points()
-    expected = inside(boxes, points)
-    actual = ops.points_in_boxes_all(points.to(device), boxes.to(device)).cpu()
-    assert torch.equal(actual, expected)
-    part = ops.points_in_boxes_part(points.to(device), boxes.to(device)).cpu()
-    first = torch.where(expected.any(-1), expected.argmax(-1), -1).int()
-    assert torch.equal(part, first)
-
-
 def cloud(count: int) -> Tensor:
     """Points in, around and exactly on the bounds of the grid, with one more feature; eighths, so exact in any type."""
     places = torch.stack(
@@ -77,8 +67,23 @@ def cloud(count: int) -> Tensor:
     return torch.cat([places.T / 8, torch.arange(count)[:, None] / 4], dim=1)
 
 
+# On CUDA there is no kernel for float16.
+voxel_types = pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", torch.float64),
+        ("cpu", torch.float32),
+        ("cpu", torch.float16),
+        ("cuda", torch.float64),
+        ("cuda", torch.float32),
+    ],
+    indirect=["device"],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
+
+
 @pytest.mark.kernels("dynamic_voxelize_forward")
-@floats_and_half
+@voxel_types
 def test_dynamic_voxelization(device: torch.device, dtype: torch.dtype) -> None:
     """The cell of each point, its lower bound included and its upper one not."""
     points = cloud(400)
@@ -104,7 +109,7 @@ def test_grid_of_an_uneven_range(device: torch.device) -> None:
 
 @pytest.mark.kernels("hard_voxelize_forward")
 @pytest.mark.parametrize(("max_points", "max_voxels"), [(3, 500), (2, 40), (35, 20)])
-@floats_and_half
+@voxel_types
 def test_hard_voxelization(device: torch.device, dtype: torch.dtype, max_points: int, max_voxels: int) -> None:
     """The first cells met, each with its first points, their number, and zeros for the rest."""
     points = cloud(400)

@@ -9,6 +9,8 @@ from checks import close, floats, floats_and_half, on_cpu, same
 from mmcv import ops
 from torch import Tensor
 
+pytest_plugins = ["evidence"]
+
 # Both images, a roi within, one over each pair of borders, one beyond, one below a pixel, one of no size, and two with
 # samples on the very limits of sampling. Eighths are exact in float16, so that all types sample at the same places.
 ROIS = torch.tensor(
