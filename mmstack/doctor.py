@@ -79,7 +79,7 @@ def examine(
     state: Path,
     reach: Callable[[], str],
     git: Path | None,
-    os_release: Mapping[str, str],
+    system: Family,
 ) -> tuple[Finding, ...]:
     """Return what is there and what is missing, one finding for each thing that a build needs.
 
@@ -89,9 +89,8 @@ def examine(
         state: the state folder, as a user would name it.
         reach: asks the package index for something small and returns what answered, or raises NetworkError.
         git: the git program, if there is one.
-        os_release: the fields of the machine's os-release file.
+        system: whose package manager this machine has.
     """
-    system = family(host.system, os_release)
     return (
         _python(host, needs),
         _uv(host),

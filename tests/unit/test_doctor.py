@@ -47,7 +47,9 @@ def found(
             raise network
         return "the configured index answers"
 
-    findings = examine(host, needs, state=Path(".mmstack"), reach=reach, git=git, os_release=os_release or DEBIAN)
+    findings = examine(
+        host, needs, state=Path(".mmstack"), reach=reach, git=git, system=family(host.system, os_release or DEBIAN)
+    )
     assert [finding.name for finding in findings] == [
         "python", "uv", "compiler", "disk", "memory", "index", "git", "gpu"
     ]  # fmt: skip
