@@ -1,4 +1,4 @@
-"""The test bench: `nox -s tests lint typecheck e2e compare verify`, each in an environment that uv makes."""
+"""The test bench: `nox -s tests lint typecheck e2e compare cuda verify`, each in an environment that uv makes."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ def compare(session: nox.Session) -> None:
     """Demand that upstream's build of mmcv's ops and ours pass the same suite, which lists every function."""
     session.run("invoke", "build-stack", "--flag", "mmcv.BUILD=upstream", external=True)
     session.run("invoke", "build-stack", external=True)
+
+
+@nox.session(venv_backend="none")
+def cuda(session: nox.Session) -> None:
+    """Compile mmcv's CUDA ops with a toolkit of wheels, for one architecture, and read their machine code back."""
+    options = ("--cuda", "13.0", "--index-only", "--arch", "9.0", "--stop-after", "gate")
+    session.run("invoke", "build-stack", *options, external=True)
 
 
 @nox.session(venv_backend="none")

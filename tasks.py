@@ -31,7 +31,10 @@ CHOICE = {
     "stack": "the stack, a file in stacks/ (default: the one that --cuda names)",
     "cuda": "the CUDA version to build for, X.Y, or cpu (default: cpu)",
     "python": "the Python to build for, X.Y or a path (default: the stack's first that is here)",
-    "arch": "GPU architectures, e.g. 9.0,12.0+PTX",
+    "arch": "GPU architectures: a list such as 9.0,12.0+PTX, native, all or all-major (default: the stack's)",
+    "toolkit": "the CUDA toolkit: auto, system, system:DIR, wheels, redist, redist:URL or redist:DIR",
+    "torch": "where torch comes from, short for --source torch=...: wheel, or installed in --python PATH",
+    "index-only": "take everything from a package index",
     "source": "LAYER=sdist, LAYER=wheel or LAYER=path:DIR; again for each layer",
     "flag": "LAYER.NAME=VALUE; again for each flag",
     "without": "leave a layer out; again for each",
@@ -78,10 +81,10 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _options(**words: Any) -> Any:  # noqa: ANN401 - as Invoke hands them over
+def _options(*, source: Sequence[str] | None = None, torch: str = "", **words: Any) -> Any:  # noqa: ANN401 - as Invoke has them
     from mmstack.options import Options  # noqa: PLC0415 - see _session
 
-    return Options(**words)
+    return Options(source=[*(source or ()), *([f"torch={torch}"] if torch else [])], **words)
 
 
 @task(
@@ -100,6 +103,9 @@ def build_stack(
     cuda: str = "",
     python: str = "",
     arch: str = "",
+    toolkit: str = "",
+    torch: str = "",
+    index_only: bool = False,
     source: Sequence[str] | None = None,
     flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
@@ -114,7 +120,17 @@ def build_stack(
     """Build a stack, install it into dist/<stack>/env, and verify every layer."""
     with _session(json=json, verbose=verbose, debug=debug, offline=offline) as session:
         options = _options(
-            stack=stack, cuda=cuda, python=python, arch=arch, source=source, flag=flag, without=without, jobs=jobs
+            stack=stack,
+            cuda=cuda,
+            python=python,
+            arch=arch,
+            toolkit=toolkit,
+            torch=torch,
+            index_only=index_only,
+            source=source,
+            flag=flag,
+            without=without,
+            jobs=jobs,
         )
         session.build(options, stop_after=stop_after, dry_run=dry_run)
 
@@ -126,6 +142,9 @@ def plan(
     cuda: str = "",
     python: str = "",
     arch: str = "",
+    toolkit: str = "",
+    torch: str = "",
+    index_only: bool = False,
     source: Sequence[str] | None = None,
     flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
@@ -137,20 +156,39 @@ def plan(
     """Show what build-stack would do, every step with its key, before anything is done."""
     with _session(json=json, verbose=verbose, debug=debug) as session:
         options = _options(
-            stack=stack, cuda=cuda, python=python, arch=arch, source=source, flag=flag, without=without, jobs=jobs
+            stack=stack,
+            cuda=cuda,
+            python=python,
+            arch=arch,
+            toolkit=toolkit,
+            torch=torch,
+            index_only=index_only,
+            source=source,
+            flag=flag,
+            without=without,
+            jobs=jobs,
         )
         session.plan(options)
 
 
 @task(
     iterable=["source", "without"],
-    help={**{name: CHOICE[name] for name in ("stack", "cuda", "python", "source", "without")}, **MANNER},
+    help={
+        **{
+            name: CHOICE[name]
+            for name in ("stack", "cuda", "python", "toolkit", "torch", "index-only", "source", "without")
+        },
+        **MANNER,
+    },
 )
 def fetch(
     _c: Context,
     stack: str = "",
     cuda: str = "",
     python: str = "",
+    toolkit: str = "",
+    torch: str = "",
+    index_only: bool = False,
     source: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
     json: bool = False,
@@ -159,45 +197,88 @@ def fetch(
 ) -> None:
     """Download everything that build-stack needs, so that it can run --offline."""
     with _session(json=json, verbose=verbose, debug=debug) as session:
-        session.fetch(_options(stack=stack, cuda=cuda, python=python, source=source, without=without))
+        options = _options(
+            stack=stack,
+            cuda=cuda,
+            python=python,
+            toolkit=toolkit,
+            torch=torch,
+            index_only=index_only,
+            source=source,
+            without=without,
+        )
+        session.fetch(options)
 
 
 @task(
+    iterable=["bundle_without"],
     help={
         "stack": "the stack to verify (default: the only one in dist/)",
         "checkpoint": "a released checkpoint for the suites that can use one",
         "video": "a video for the suites that can use one",
+        "bundle": "verify nothing here: make this .tar.gz, which does it on another machine without a network",
+        "bundle-without": "leave a layer out of the bundle, of which that machine has its own; again for each",
         **MANNER,
-    }
+    },
 )
 def verify(
     _c: Context,
     stack: str = "",
     checkpoint: str = "",
     video: str = "",
+    bundle: str = "",
+    bundle_without: Sequence[str] | None = None,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Install the wheels of dist/<stack>/ into fresh environments and prove each layer."""
+    given = {"checkpoint": checkpoint, "video": video}
+    files = {name: str(Path(value).absolute()) for name, value in given.items() if value}
     with _session(json=json, verbose=verbose, debug=debug) as session:
-        given = {"checkpoint": checkpoint, "video": video}
-        session.verify(stack, {name: str(Path(value).absolute()) for name, value in given.items() if value})
+        if bundle or bundle_without:
+            session.bundle(stack, bundle, bundle_without or (), files)
+        else:
+            session.verify(stack, files)
 
 
-@task(help={"stack": CHOICE["stack"], "cuda": CHOICE["cuda"], "python": CHOICE["python"], **MANNER})
+@task(
+    iterable=["source"],
+    help={
+        **{
+            name: CHOICE[name]
+            for name in ("stack", "cuda", "python", "arch", "toolkit", "torch", "index-only", "source")
+        },
+        **MANNER,
+    },
+)
 def doctor(
     _c: Context,
     stack: str = "",
     cuda: str = "",
     python: str = "",
+    arch: str = "",
+    toolkit: str = "",
+    torch: str = "",
+    index_only: bool = False,
+    source: Sequence[str] | None = None,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Say what this machine can build, and what to install if it cannot."""
     with _session(json=json, verbose=verbose, debug=debug) as session:
-        able = session.doctor(_options(stack=stack, cuda=cuda, python=python))
+        options = _options(
+            stack=stack,
+            cuda=cuda,
+            python=python,
+            arch=arch,
+            toolkit=toolkit,
+            torch=torch,
+            index_only=index_only,
+            source=source,
+        )
+        able = session.doctor(options)
     if not able:
         raise Exit(code=3)
 

@@ -19,6 +19,9 @@ from mmstack.lock import read_lock
 from mmstack.model import (
     CMakeProject,
     Conflict,
+    CudaBuild,
+    CudaRelease,
+    CudaSupport,
     FilePin,
     Flag,
     GateRules,
@@ -28,12 +31,13 @@ from mmstack.model import (
     SourceKind,
     Stack,
 )
+from mmstack.toolchains.architectures import parse_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from mmstack.model import Lock
+    from mmstack.model import Architecture, Lock
     from mmstack.tables import Table
 
 T = TypeVar("T")
@@ -45,7 +49,7 @@ BARE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Catalog:
-    """The repository's stacks, layers and patches, read when first asked for."""
+    """The repository's stacks, layers, patches and CUDA versions, read when first asked for."""
 
     root: Path
 
@@ -75,6 +79,26 @@ class Catalog:
                     fix="correct the name of the folder and in the file",
                 )
         return series
+
+    @cached_property
+    def toolkits(self) -> Mapping[str, CudaRelease]:
+        """Return what is known of CUDA's versions, oldest first."""
+        releases = (read_toolkit(file) for file in self.root.glob("toolkits/*.toml"))
+        return {release.version: release for release in sorted(releases, key=lambda item: Version(item.version))}
+
+    def toolkit(self, version: str) -> CudaRelease:
+        """Return what is known of a CUDA version.
+
+        Raises:
+            CatalogError: nothing is.
+        """
+        if version not in self.toolkits:
+            raise CatalogError(
+                f"nothing is known of CUDA {version}",
+                why=f"known: {', '.join(self.toolkits) or 'none'}",
+                fix=f"add toolkits/{version}.toml",
+            )
+        return self.toolkits[version]
 
     def stack(self, name: str) -> Stack:
         """Return the stack of that name.
@@ -116,12 +140,15 @@ def lock_file(stack: Stack) -> Path:
 
 def read_stack(file: Path) -> Stack:
     """Read `stacks/<name>.toml`."""
-    table = tables.load(file).only("summary", "python", "cuda", "layers", "expect")
+    table = tables.load(file).only("summary", "python", "cuda", "arch", "constraints", "layers", "expect")
     pythons, cuda = table.texts("python"), table.text("cuda")
     if not pythons or not all(TWO_NUMBERS.fullmatch(minor) for minor in pythons):
         raise table.wrong("python", "must be a list of Pythons, best first", fix='write e.g. ["3.11", "3.12"]')
     if cuda != "cpu" and not TWO_NUMBERS.fullmatch(cuda):
         raise table.wrong("cuda", "must be cpu or a version X.Y", fix='write e.g. "12.8"')
+    architectures = _architectures(table, "arch")
+    if bool(architectures) != (cuda != "cpu"):
+        raise table.wrong("arch", "must list GPU architectures, and only where cuda is a version", fix='e.g. ["9.0"]')
     layers = tuple(_layer_choice(layer) for layer in table.tables("layers"))
     if not layers or len({layer.name for layer in layers}) < len(layers):
         raise table.wrong("layers", "must list layers, each once")
@@ -134,6 +161,37 @@ def read_stack(file: Path) -> Stack:
         layers=layers,
         expect={name: expect.table(name).strings() for name in expect.values},
         file=file,
+        architectures=architectures,
+        constraints=_requirements(table, "constraints"),
+    )
+
+
+def read_toolkit(file: Path) -> CudaRelease:
+    """Read `toolkits/X.Y.toml`."""
+    table = tables.load(file).only("gcc", "clang", "driver", "architectures", "wheels", "redist")
+    if not TWO_NUMBERS.fullmatch(file.stem):
+        raise CatalogError(f"{file} is not named by a CUDA version", fix="name it X.Y.toml, e.g. 13.0.toml")
+    architectures = _architectures(table, "architectures")
+    if not architectures:
+        raise table.wrong("architectures", "must list what its nvcc compiles for", fix='e.g. ["9.0"]')
+    redist = table.table("redist").only("manifest", "sha256", "components")
+    return CudaRelease(
+        version=file.stem,
+        gcc=_range(table, "gcc"),
+        clang=_range(table, "clang"),
+        driver=_range(table, "driver"),
+        architectures=architectures,
+        wheels=_requirements(table.table("wheels").only("requires"), "requires"),
+        manifest=FilePin(filename=_filename(redist, "manifest"), sha256=_sha256(redist)) if redist.values else None,
+        components=redist.texts("components") if redist.values else (),
+        file=file,
+    )
+
+
+def _architectures(table: Table, name: str) -> tuple[Architecture, ...]:
+    words = table.texts(name, ())
+    return tuple(
+        _parsed(table, name, parse_architecture, word, "a list of architectures", "12.0+PTX") for word in words
     )
 
 
@@ -167,16 +225,15 @@ def read_recipe(file: Path) -> RecipeData:
     table = tables.load(file).only(
         "summary", "project", "modules", "needs", "build", "run", "verify", "flags", "gates", "releases", "conflicts"
     )
-    build = table.table("build").only("against", "compiles", "memory_per_job_mib", "requires", "environment", "cmake")
+    build = table.table("build").only(
+        "against", "compiles", "memory_per_job_mib", "requires", "environment", "cmake", "cuda"
+    )
     run = table.table("run").only("requires", "variants")
     variants = run.table("variants")
     folder = file.parent
     needs, against = table.texts("needs", ()), build.texts("against", ())
     if not set(against) <= set(needs):
         raise build.wrong("against", "must name layers that the key 'needs' names as well")
-    memory = build.get("memory_per_job_mib", int, 1024)
-    if memory < 1:
-        raise build.wrong("memory_per_job_mib", "must be at least 1")
     if bad := [name for name in variants.values if not BARE_NAME.fullmatch(name)]:
         raise variants.wrong(bad[0], "must be named by letters, digits, - and _ alone", fix="rename it")
     flags = tuple(_flag(name, table.table("flags").table(name)) for name in table.table("flags").values)
@@ -188,17 +245,22 @@ def read_recipe(file: Path) -> RecipeData:
         needs=needs,
         against=against,
         compiles=build.get("compiles", bool, default=False),
-        memory_per_job=memory * MEBIBYTE,
+        memory_per_job=_memory(build),
         build_requires=_requirements(build, "requires"),
         run_requires=_requirements(run, "requires"),
         variants={name: _requirements(variants, name) for name in variants.values},
         verify_requires=_requirements(table.table("verify").only("requires"), "requires"),
         environment=build.table("environment").strings(),
         cmake=_cmake(build, folder, flags) if "cmake" in build.values else None,
+        cuda=_cuda(build.table("cuda")) if "cuda" in build.values else None,
         conflicts=tuple(_conflict(entry) for entry in table.tables("conflicts")),
         flags=flags,
         gates=_gates(table.table("gates", required=True)),
         releases=_releases(table.tables("releases")),
+        waived={entry.text("version"): entry.table("waived").strings() for entry in table.tables("releases")},
+        support={
+            entry.text("version"): _support(entry) for entry in table.tables("releases") if "cuda" in entry.values
+        },
         folder=folder,
         digest=files_digest(folder, [path for path in folder.iterdir() if path.is_file() and path.suffix != ".md"]),
         suite_digest=suite_digest(folder),
@@ -300,8 +362,8 @@ def _source_kind(table: Table, name: str, text: str) -> SourceKind:
 def _layer_choice(table: Table) -> LayerChoice:
     table.only("name", "version", "source", "flags")
     source = _source_kind(table, "source", table.text("source"))
-    if source == "path":
-        raise table.wrong("source", "must be pinned", why="a folder changes", fix="use `--source LAYER=path:DIR`")
+    if source in {"path", "installed"}:
+        raise table.wrong("source", "must be pinned", why="it changes", fix=f"use `--source LAYER={source}`")
     return LayerChoice(
         name=table.text("name"),
         version=_version(table),
@@ -334,6 +396,25 @@ def _cmake(build: Table, folder: Path, flags: tuple[Flag, ...]) -> CMakeProject:
     return CMakeProject(file=file, when=when.strings())
 
 
+def _memory(table: Table) -> int:
+    memory = table.get("memory_per_job_mib", int, 1024)
+    if memory < 1:
+        raise table.wrong("memory_per_job_mib", "must be at least 1")
+    return memory * MEBIBYTE
+
+
+def _cuda(table: Table) -> CudaBuild:
+    table.only("memory_per_job_mib", "local_version")
+    return CudaBuild(memory_per_job=_memory(table), local_version=table.text("local_version", ""))
+
+
+def _support(entry: Table) -> CudaSupport:
+    table = entry.table("cuda").only("version", "architectures")
+    if not TWO_NUMBERS.fullmatch(version := table.text("version")):
+        raise table.wrong("version", "must be a version X.Y", fix='write e.g. "13.0"')
+    return CudaSupport(version=version, architectures=_architectures(table, "architectures"))
+
+
 def _conflict(table: Table) -> Conflict:
     table.only("id", "when", "why", "fix")
     when = _ranges(table.table("when", required=True))
@@ -359,11 +440,11 @@ def _gates(table: Table) -> GateRules:
 def _releases(entries: tuple[Table, ...]) -> dict[str, dict[SourceKind, tuple[FilePin, ...]]]:
     releases: dict[str, dict[SourceKind, tuple[FilePin, ...]]] = {}
     for entry in entries:
-        entry.only("version", "sdist", "wheel")
+        entry.only("version", "sdist", "wheel", "cuda", "waived")
         if _version(entry) in releases:
             raise entry.wrong("version", "must be another than those before", fix="put its files into one entry")
         kinds = releases.setdefault(entry.text("version"), {})
-        for kind in sorted(set(entry.values) - {"version"}):
+        for kind in sorted(set(entry.values) - {"version", "cuda", "waived"}):
             kinds[_source_kind(entry, kind, kind)] = tuple(_file_pin(pin, kind) for pin in entry.tables(kind))
             if not entry.values[kind]:
                 raise entry.wrong(kind, "must list at least one file")
@@ -372,9 +453,14 @@ def _releases(entries: tuple[Table, ...]) -> dict[str, dict[SourceKind, tuple[Fi
 
 def _file_pin(table: Table, kind: str) -> FilePin:
     table.only("filename", "sha256", "variant")
-    name = table.text("filename")
-    if "/" in name or "\0" in name or name in {"", ".", ".."}:
-        raise table.wrong("filename", "must be the name of a file, not a path")
+    name = _filename(table, "filename")
     if kind == "wheel":
         _parsed(table, "filename", parse_wheel_filename, name, "the name of a wheel", "base-1.0-py3-none-any.whl")
     return FilePin(filename=name, sha256=_sha256(table), variant=table.text("variant", ""))
+
+
+def _filename(table: Table, key: str) -> str:
+    name = table.text(key)
+    if "/" in name or "\0" in name or name in {"", ".", ".."}:
+        raise table.wrong(key, "must be the name of a file, not a path")
+    return name

@@ -219,6 +219,7 @@ class Console:
             ("steps", f"{len(plan.steps)}, {here} of them cached"),
             ("jobs", str(plan.jobs)),
             ("compiler", compiler),
+            *_gpu_facts(plan),
             ("python", f"{plan.interpreter.version} ({plan.interpreter.path})"),
         ):
             self._pair(name, value)
@@ -520,6 +521,15 @@ def _workflow_command(name: str, text: str) -> str:
 
 def _source(layer: LayerPlan) -> str:
     return layer.source.kind if layer.reproducible else f"{layer.source.kind} (not reproducible)"
+
+
+def _gpu_facts(plan: Plan) -> list[tuple[str, str]]:
+    if plan.toolkit is None:
+        return []
+    return [
+        ("toolkit", f"CUDA {plan.toolkit.version}, {plan.toolkit.kind}: {plan.toolkit.origin}"),
+        ("arch", ", ".join(map(str, plan.architectures))),
+    ]
 
 
 def _state(plan: Plan, layer: str, cached: frozenset[str]) -> str:

@@ -31,6 +31,9 @@ def check(conflicts: Iterable[Conflict], versions: Mapping[str, str]) -> None:
     for conflict in conflicts:
         if holds(conflict.when, versions):
             facts = ", ".join(f"{name} {versions[name]}" for name in conflict.when)
-            raise ConstraintError(
-                f"this combination cannot work: {conflict.id}", why=f"{conflict.why} (here: {facts})", fix=conflict.fix
-            )
+            raise refusal(conflict.id, why=f"{conflict.why} (here: {facts})", fix=conflict.fix)
+
+
+def refusal(name: str, *, why: str, fix: str) -> ConstraintError:
+    """Return the error that a combination cannot work, by the conflict's name."""
+    return ConstraintError(f"this combination cannot work: {name}", why=why, fix=fix)

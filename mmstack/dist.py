@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STAMP = "mmstack.json"
 REQUIREMENTS = ("run", "verify")
+AGAIN = "run `invoke build-stack` for this stack: it carries on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Dist:
         return (
             stamp == {"key": plan.key}
             and python_of(self.env).exists()
-            and len(artifacts) == len(plan.layers)
+            and len(artifacts) == len(plan.made)
             and all(_same_size(self.wheels / item.filename, item) for item in artifacts)
         )
 
@@ -75,7 +76,9 @@ class Dist:
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         layers = [Wheel(path=item.path, sha256=item.sha256) for item in artifacts]
-        environments.make(fresh, plan.interpreter, [*requirements, *layers], log=log, link_mode="copy")
+        environments.make(
+            fresh, plan.interpreter, [*requirements, *layers], log=log, link_mode="copy", beside=plan.beside
+        )
         _check_requirements(plan, fresh)
         _import_all(plan, fresh, log)
         write_json(fresh / STAMP, {"key": plan.key})
@@ -96,6 +99,17 @@ class Dist:
                 f"there is no {missing[0]}", why="the stack is not installed", fix="run `invoke build-stack`"
             )
         return tuple(item for file in files for item in parse_requirements(file.read_text(encoding="utf-8")))
+
+    def made_layers(self, manifest: Mapping[str, Any]) -> list[str]:
+        """Return the layers that there is a wheel of, bottom-up, in the order of the manifest's artifacts.
+
+        Raises:
+            UsageError: the stack's last build did not come so far.
+        """
+        made = [layer["name"] for layer in manifest["layers"] if layer["source"]["kind"] != "installed"]
+        if len(manifest["artifacts"]) < len(made):
+            raise UsageError(f"{self.root} holds no whole stack", why="its last build did not end", fix=AGAIN)
+        return made
 
     def checked_wheels(self, artifacts: Sequence[Mapping[str, Any]]) -> list[Wheel]:
         """Return the layers' wheels, each the one that the manifest names.
@@ -135,7 +149,7 @@ def _same_size(path: Path, artifact: Artifact) -> bool:
 
 
 def _check_requirements(plan: Plan, env: Path) -> None:
-    if problems := unmet(env, plan.interpreter):
+    if problems := unmet(env, plan.interpreter, plan.beside):
         raise VerificationError(
             "the installed environment does not meet what its distributions require",
             why="\n".join(problems),

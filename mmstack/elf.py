@@ -168,6 +168,13 @@ def _configured(configuration: Path) -> Iterator[Path]:
             yield Path(words[0])
 
 
+def run_folders(module: Module) -> Iterator[Path]:
+    """Yield the folders that a module's run paths mean."""
+    for entry in module.run_paths:
+        text = entry.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", str(module.path.parent))
+        yield Path(os.path.normpath(text))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loader:
     """Finds libraries as the dynamic loader will once all layers are installed.
@@ -214,9 +221,7 @@ class Loader:
         return found
 
     def _run_paths(self, module: Module) -> Iterator[Path]:
-        for entry in module.run_paths:
-            text = entry.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", str(module.path.parent))
-            folder = Path(os.path.normpath(text))
+        for folder in run_folders(module):
             yield folder
             if self.site is not None and folder.is_relative_to(self.unpacked):
                 yield self.site / folder.relative_to(self.unpacked)

@@ -12,22 +12,35 @@ from mmstack.catalog import Catalog
 from mmstack.dist import Dist
 from mmstack.errors import InterruptedRunError, MmstackError, UsageError, VerificationError, did_you_mean
 from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded
-from mmstack.host import describe
+from mmstack.host import describe, find_installed
 from mmstack.keys import key
+from mmstack.locking import TOOLKIT
 from mmstack.model import StepKind
-from mmstack.resolve import Findings, applicable_sets, candidates, resolve, select
+from mmstack.resolve import INSTALLED, Findings, applicable_sets, candidates, compiled_for_gpus, resolve, select
 from mmstack.schedule import run_steps
+from mmstack.standalone import suite_facts
 from mmstack.store import disk_errors
-from mmstack.verify import Suite, suite_facts
+from mmstack.toolchains.choice import choose
+from mmstack.verify import Suite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mmstack.model import Artifact, FilePin, Host, Interpreter, LayerPlan, Plan, Request, Step, Verification
+    from mmstack.model import (
+        Artifact,
+        FilePin,
+        Host,
+        Installed,
+        Interpreter,
+        LayerPlan,
+        Plan,
+        Request,
+        Step,
+        Toolkit,
+        Verification,
+    )
+    from mmstack.resolve import Selection
     from mmstack.workshop import Workshop
-
-
-AGAIN = "run `invoke build-stack` for this stack: it carries on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,11 @@ class Engine:
     def plan(self, request: Request, host: Host, interpreter: Interpreter) -> Plan:
         """Return what a request leads to on this machine; looks up what planning needs."""
         selection = select(request, self.catalog)
+        installed = self.installed(selection, interpreter)
+        selection = selection.found(installed)
+        toolkit, notes = self.toolkit(request, selection, interpreter)
+        for note in notes:
+            self.workshop.listener(Notice(text=f"not taken: {note}"))
         findings = Findings(
             chosen={
                 name: self.workshop.choose(source, candidates(source, interpreter))
@@ -55,12 +73,37 @@ class Engine:
                 for name, source in selection.sources.items()
                 if source.path
             },
+            toolkit=toolkit,
+            installed=installed,
         )
         plan = resolve(request, selection, host, interpreter, self.catalog, findings)
         for layer in plan.layers:
             if layer.chosen and layer.chosen.variant != layer.source.files[0].variant:
                 self._say_what_it_costs(plan, layer, layer.chosen)
         return plan
+
+    def installed(self, selection: Selection, interpreter: Interpreter) -> dict[str, Installed]:
+        """Return the layers that are taken as an existing Python holds them."""
+        return {
+            name: find_installed(interpreter.path, self.catalog.recipe(name).folder / INSTALLED)
+            for name, source in selection.sources.items()
+            if source.kind == "installed"
+        }
+
+    def toolkit(
+        self, request: Request, selection: Selection, interpreter: Interpreter
+    ) -> tuple[Toolkit | None, tuple[str, ...]]:
+        """Return the CUDA toolkit, where a layer is compiled with one, and in words what was passed over."""
+        if not compiled_for_gpus(selection, self.catalog):
+            return None, ()
+        locked = applicable_sets(self.catalog.lock(selection.stack), interpreter)
+        return choose(
+            request.toolkit,
+            self.catalog.toolkit(selection.stack.cuda),
+            locked.get(TOOLKIT, ()),
+            self.workshop.environ,
+            index_only=request.index_only,
+        )
 
     def _say_what_it_costs(self, plan: Plan, layer: LayerPlan, chosen: FilePin) -> None:
         """Tell how much a build takes to download that is not the preferred one."""
@@ -146,14 +189,13 @@ class Engine:
             PinError: a wheel is not the one that the manifest names.
             VerificationError: a layer does not do what its suite demands.
         """
-        if len(manifest["artifacts"]) < len(manifest["layers"]):
-            raise UsageError(f"{dist.root} holds no whole stack", why="its last build did not end", fix=AGAIN)
+        made = dist.made_layers(manifest)
         shop = self.workshop
         interpreter = describe(Path(manifest["interpreter"]["path"]), cache=shop.paths.state / "pythons.json")
         requirements = dist.requirements()
         shop.download("", (), requirements, interpreter.tags)
         wheels = dist.checked_wheels(manifest["artifacts"])
-        stack = self.catalog.stack(manifest["stack"]["name"])
+        beside = [Path(folder) for layer in manifest["layers"] for folder in layer["source"]["folders"]]
         versions = {item["name"]: item["version"] for item in manifest["layers"]}
         results: list[Verification] = []
         for count, layer in enumerate(manifest["layers"], start=1):
@@ -161,10 +203,20 @@ class Engine:
                 layer=layer["name"],
                 key=key("again", {"layer": layer["key"], "at": time.time_ns()}),
                 folder=self.catalog.recipe(layer["name"]).folder / "verify",
-                facts=suite_facts(stack, layer["name"], versions, interpreter.version, shop.options),
+                facts=suite_facts(
+                    stack=manifest["stack"]["name"],
+                    layer=layer["name"],
+                    cuda=layer["cuda"],
+                    python=interpreter.version,
+                    layers=versions,
+                    expect=layer["expect"],
+                    toolkit=manifest["toolkit"],
+                    options=shop.options,
+                ),
             )
             log = dist.root / "logs" / f"verify-{layer['name']}.log"
-            result = shop.prove(suite, wheels[:count], requirements, interpreter, log=log)
+            below = sum(item["name"] in made for item in manifest["layers"][:count])
+            result = shop.prove(suite, wheels[:below], requirements, interpreter, log=log, beside=beside)
             shop.listener(LayerVerified(verification=result, cached=False))
             results.append(result)
         return tuple(results)
@@ -173,7 +225,7 @@ class Engine:
         return Dist(self.workshop.paths.dist / plan.stack.name).holds(plan, self._artifacts(plan))
 
     def _artifacts(self, plan: Plan) -> tuple[Artifact, ...]:
-        return tuple(found for layer in plan.layers if (found := self.workshop.store.find(layer.key)))
+        return tuple(found for layer in plan.made if (found := self.workshop.store.find(layer.key)))
 
     def _verifications(self, plan: Plan) -> tuple[Verification, ...]:
         store = self.workshop.store

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LinkMode = Literal["hardlink", "copy"]
 MARKER = ".complete"
+BESIDE = "beside.pth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +52,11 @@ def site_packages(env: Path, interpreter: Interpreter) -> Path:
     return env / "lib" / f"python{interpreter.minor}" / "site-packages"
 
 
-def unmet(env: Path, interpreter: Interpreter) -> list[str]:
-    """Return which requirements of the installed distributions are not met by what is installed."""
+def unmet(env: Path, interpreter: Interpreter, beside: Sequence[Path] = ()) -> list[str]:
+    """Return which requirements of the installed distributions are met neither by these nor by what is beside."""
     installed = list(distributions(path=[str(site_packages(env, interpreter))]))
-    versions = {canonicalize_name(item.name): item.version for item in installed}
+    others = distributions(path=[str(folder) for folder in beside])
+    versions = {canonicalize_name(item.name): item.version for item in (*others, *installed)}
     problems = []
     for item in installed:
         for line in item.requires or ():
@@ -82,9 +84,11 @@ class Environments:
         *,
         log: Path | None = None,
         link_mode: LinkMode = "hardlink",
+        beside: Sequence[Path] = (),
     ) -> None:
         """Make an environment that holds exactly these wheels, unless it is whole already.
 
+        After its own packages it imports those of the folders `beside` it.
         Its files are uv's cached ones under a second name, quick and small; `link_mode` must be
         `copy` where a user may edit them.
         """
@@ -95,6 +99,9 @@ class Environments:
         self._uv("venv", "--quiet", "--relocatable", "--python", interpreter.path, env, log=log)
         if wheels:
             self._install(env, wheels, link_mode, log)
+        if beside:
+            lines = "".join(f"{folder}\n" for folder in beside)
+            (site_packages(env, interpreter) / BESIDE).write_text(lines, encoding="utf-8")
         (env / MARKER).touch()
 
     def _install(self, env: Path, wheels: Sequence[Wheel], link_mode: LinkMode, log: Path | None) -> None:

@@ -13,8 +13,9 @@ import zipfile
 import zlib
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from email.parser import BytesParser
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -31,21 +32,24 @@ from mmstack.elf import (
     defined_symbols,
     most_likely,
     read_module,
+    run_folders,
     system_folders,
     undefined_symbols,
 )
 from mmstack.errors import CommandError, DiskError, GateError, HostError
 from mmstack.run import run
+from mmstack.toolchains import cubins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from packaging.tags import Tag
 
-    from mmstack.model import FilePin, GateRules, Interpreter
+    from mmstack.model import Architecture, FilePin, GateRules, GpuCode, Interpreter
 
 MODULE_NAME = re.compile(r"\.so(\.\d+)*$")
 PURE_TAGS = frozenset({"py3-none-any", "py2-none-any"})
+TOOLKIT_LIBRARY = re.compile(r"lib(cu(?!da\.so)|nv(?!idia-))")  # not the driver's, which is every GPU machine's own
 DRIVER_STUBS = frozenset({"libcuda.so", "libnvidia-ml.so"})
 ROOT_SCHEMES = frozenset({"purelib", "platlib"})
 INFO_FILES = ("METADATA", "WHEEL", "RECORD")
@@ -59,6 +63,7 @@ FIXES: Mapping[str, str] = {
     "extensions": "see in the build's log why they were not compiled; `doctor` says what this machine lacks",
     "rpath": "build without run paths, or name the ones that belong there in the recipe's gates",
     "symbols": "build it again, against the layers below that this plan names",
+    "gpu-code": "see in the build's log which architectures the compiler was given, and for which sources",
 }
 
 
@@ -82,7 +87,13 @@ class Expected:
         version: the exact version that it must carry, see `planned_version`.
         interpreter: the Python that it is for.
         libraries: folders with shared libraries of the layers below.
-        site: the site-packages of its build environment, searched for more of them.
+        site: the site-packages of its build environment.
+        beside: folders that installed layers are imported from.
+        below: what the layers that it is built against have at the top of these: their libraries, and what
+            those load by run paths of their own, are there once they are imported.
+        architectures: what its GPU code must be for, none where it is to hold none.
+        cuobjdump: the program that reads GPU code.
+        waived: gates that it may fail.
     """
 
     rules: GateRules
@@ -91,6 +102,19 @@ class Expected:
     interpreter: Interpreter
     libraries: tuple[Path, ...] = ()
     site: Path | None = None
+    beside: tuple[Path, ...] = ()
+    below: tuple[str, ...] = ()
+    architectures: tuple[Architecture, ...] = ()
+    cuobjdump: Path | None = None
+    waived: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """What an examination found: the gates that the wheel passed, and its GPU code."""
+
+    gates: tuple[str, ...]
+    gpu_code: tuple[GpuCode, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +127,7 @@ class Contents:
     texts: Mapping[str, bytes]
     modules: Mapping[str, Module | None]
     unpacked: Path
+    gpu_code: Mapping[str, cubins.GpuContents] = field(default_factory=dict)
 
     @property
     def compiled(self) -> dict[str, Module]:
@@ -110,15 +135,15 @@ class Contents:
         return {name: module for name, module in self.modules.items() if module is not None}
 
 
-def planned_version(version: str, chosen: FilePin | None) -> str:
+def planned_version(version: str, chosen: FilePin | None, local: str = "") -> str:
     """Return the version that a layer's wheel must carry: a wheel pin's own, local part included."""
     if chosen is not None and chosen.filename.endswith(".whl"):
         return str(parse_wheel_filename(chosen.filename)[1])
-    return version
+    return f"{version}+{local}" if local else version
 
 
-def check_wheel(wheel: Path, expected: Expected, *, scratch: Path | None = None) -> tuple[str, ...]:
-    """Return the names of the gates that a wheel passed; those without anything to look at are left out.
+def check_wheel(wheel: Path, expected: Expected, *, scratch: Path | None = None) -> Passed:
+    """Return what a wheel passed; gates without anything to look at are left out.
 
     Its compiled modules are unpacked for reading in `scratch`, or where the system keeps such files.
 
@@ -129,11 +154,12 @@ def check_wheel(wheel: Path, expected: Expected, *, scratch: Path | None = None)
     """
     try:
         with TemporaryDirectory(prefix="gate-", dir=scratch) as folder:
-            contents = _read(wheel, Path(folder).resolve())
-            gates = {name: gate for name, gate in GATES.items() if contents.compiled or name not in NEED_MODULES}
+            contents = _with_gpu_code(_read(wheel, Path(folder).resolve()), expected)
+            gates = {name: gate for name, gate in GATES.items() if _has_to_do(name, contents, expected)}
             problems = {name: list(gate(contents, expected)) for name, gate in gates.items()}
     except OSError as error:
         raise DiskError(f"{wheel.name} cannot be examined", why=str(error), fix="make room, then run again") from error
+    problems = {name: found for name, found in problems.items() if not (found and name in expected.waived)}
     failed = {name: found for name, found in problems.items() if found}
     if failed:
         raise GateError(
@@ -141,7 +167,28 @@ def check_wheel(wheel: Path, expected: Expected, *, scratch: Path | None = None)
             why="\n".join(f"{name}: {problem}" for name, found in failed.items() for problem in found),
             fix="; ".join(FIXES[name] for name in failed),
         )
-    return tuple(problems)
+    return Passed(
+        gates=tuple(problems),
+        gpu_code=tuple(line for name, code in contents.gpu_code.items() for line in cubins.summary(code, name)),
+    )
+
+
+def _has_to_do(gate: str, wheel: Contents, expected: Expected) -> bool:
+    if gate == "gpu-code":
+        return bool(expected.architectures)
+    return bool(wheel.compiled) or gate not in NEED_MODULES
+
+
+def _with_gpu_code(wheel: Contents, expected: Expected) -> Contents:
+    if expected.cuobjdump is None:
+        return wheel
+    names = [name for name in wheel.compiled if any(_is_named(name, each) for each in expected.rules.extensions)]
+    code = {name: cubins.read_code(expected.cuobjdump, wheel.unpacked / name, wheel.unpacked) for name in names}
+    return replace(wheel, gpu_code=code)
+
+
+def _is_named(name: str, pattern: str) -> bool:
+    return PurePosixPath(f"/{name}").match(f"/{pattern}")
 
 
 def _read(wheel: Path, unpacked: Path) -> Contents:
@@ -324,7 +371,7 @@ def _check_extensions(wheel: Contents, expected: Expected) -> Iterator[str]:
         "no ELF shared objects", [name for name, module in wheel.modules.items() if not _is_shared(module)]
     )
     for pattern in expected.rules.extensions:
-        if not any(PurePosixPath(f"/{name}").match(f"/{pattern}") for name in wheel.modules):
+        if not any(_is_named(name, pattern) for name in wheel.modules):
             yield f"no compiled module is named {pattern}"
 
 
@@ -334,7 +381,11 @@ def _is_shared(module: Module | None) -> bool:
 
 def _check_rpath(wheel: Contents, expected: Expected) -> Iterator[str]:
     for name, module in wheel.compiled.items():
-        strays = [entry or "(the current folder)" for entry in module.run_paths if entry not in expected.rules.rpath]
+        strays = [
+            entry or "(the current folder)"
+            for entry in module.run_paths
+            if not any(fnmatchcase(entry, pattern) for pattern in expected.rules.rpath)
+        ]
         yield from _some(f"run paths of {name}", strays)
         yield from _some(f"paths among the libraries that {name} needs", [lib for lib in module.needed if "/" in lib])
         yield from _some(f"{name} needs a driver's stub", [lib for lib in module.needed if lib in DRIVER_STUBS])
@@ -354,15 +405,29 @@ def _check_symbols(wheel: Contents, expected: Expected) -> Iterator[str]:
     scopes = {name: loader.scope(module) for name, module in native.items()}
     undefined = {name: undefined_symbols(module) for name, module in native.items()}
     wanted = frozenset[str]().union(*undefined.values())
-    paths = dict.fromkeys([*own, *(path for scope in scopes.values() for path in _found(scope))])
+    carried = [module.path for module in native.values()]
+    paths = dict.fromkeys([*own, *carried, *(path for scope in scopes.values() for path in _found(scope))])
     exports = {path: defined_symbols(path, wanted) for path in paths}
     for name, module in native.items():
         lost = [library for library in module.needed if scopes[name][library] is None]
         yield from _some(f"{name} needs libraries that are nowhere", lost)
+        local = [lib for lib in module.needed if TOOLKIT_LIBRARY.match(lib) and _is_system(scopes[name][lib], loader)]
+        yield from _some(f"{name} needs libraries of this machine's CUDA toolkit", local)
         reach = [*_found(scopes[name]), *own]
         missing = undefined[name].difference(*(exports[path] for path in reach))
-        if missing and not lost:
+        # a library may leave out what those that load it bring along
+        around = [
+            [native[other].path, *libraries]
+            for other, scope in scopes.items()
+            if module.path in (libraries := _found(scope))
+        ]
+        if missing and not lost and all(missing.difference(*(exports[path] for path in each)) for each in around):
             yield f"{name} lacks {_explain(sorted(missing), reach, loader)}"
+
+
+def _check_gpu_code(wheel: Contents, expected: Expected) -> Iterator[str]:
+    for name, code in wheel.gpu_code.items():
+        yield from (f"{name}: {problem}" for problem in cubins.check_code(code, expected.architectures))
 
 
 def _interpreter_module(interpreter: Interpreter) -> Module:
@@ -376,15 +441,35 @@ def _interpreter_module(interpreter: Interpreter) -> Module:
     return module
 
 
+def _is_system(library: Module | None, loader: Loader) -> bool:
+    return library is not None and library.path.parent in loader.folders
+
+
 def _known_libraries(wheel: Contents, expected: Expected) -> dict[str, Path]:
     bundled = {name: module for module in wheel.compiled.values() for name in (module.path.name, module.soname) if name}
-    below = [path for folder in expected.libraries for path in sorted(folder.glob("*.so*"))]
-    if expected.site is not None:
-        below += sorted(expected.site.rglob("lib*.so*"))
     known = {name: module.path for name, module in bundled.items()}
-    for path in below:
+    for path in [path for folder in expected.libraries for path in sorted(folder.glob("*.so*"))]:
         known.setdefault(path.name, path)
+    for module in _loaded_below(expected):
+        for name in (module.path.name, module.soname or module.path.name):
+            known.setdefault(name, module.path)
     return known
+
+
+def _loaded_below(expected: Expected) -> Iterator[Module]:
+    """Yield the libraries of the layers below, and those that they load from elsewhere."""
+    sites = [*([expected.site] if expected.site else []), *expected.beside]
+    waiting = [path for site in sites for name in expected.below for path in sorted((site / name).rglob("*.so*"))]
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop(0)
+        if path in seen or (module := read_module(path)) is None:
+            continue
+        seen.add(path)
+        yield module
+        waiting += [
+            found for folder in run_folders(module) for name in module.needed if (found := folder / name).exists()
+        ]
 
 
 def _found(scope: Mapping[str, Module | None]) -> list[Path]:
@@ -422,6 +507,7 @@ GATES: Mapping[str, Callable[[Contents, Expected], Iterator[str]]] = {
     "extensions": _check_extensions,
     "rpath": _check_rpath,
     "symbols": _check_symbols,
+    "gpu-code": _check_gpu_code,
 }
 NEED_MODULES = frozenset({"rpath", "symbols"})
 

@@ -20,14 +20,17 @@ from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.version import Version
 
 from mmstack.errors import CommandError, DiskError, HostError, MmstackError, UsageError
-from mmstack.model import Compiler, Gpu, Host, Interpreter
+from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpreter
 from mmstack.run import run
+from mmstack.toolchains.architectures import parse_architecture
+from mmstack.toolchains.compilers import find_compilers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 COMPILER_PAIRS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"))
 GPU_QUERY = ("--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
+GPU_ANSWER = re.compile(r"(?P<name>.+), *(?P<capability>\d+\.\d), *(?P<driver>\d+(?:\.\d+)+) *", re.ASCII)
 GROUPS_OF_THIS_PROCESS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 LONGEST_REASON = 200
@@ -55,7 +58,15 @@ print(json.dumps({
 PROBE_ID = zlib.crc32(PROBE.encode())
 
 
-def look(uv: Path, *, state: Path, cache: Path, minors: Sequence[str] = (), wanted: Sequence[str] = ()) -> Host:
+def look(
+    uv: Path,
+    *,
+    state: Path,
+    cache: Path,
+    minors: Sequence[str] = (),
+    wanted: Sequence[str] = (),
+    all_compilers: bool = False,
+) -> Host:
     """Return the facts about this machine.
 
     What it lacks is no error here but a note, by the name of the fact: `gpu`, `compiler`, `uv`, `python X.Y`.
@@ -66,6 +77,7 @@ def look(uv: Path, *, state: Path, cache: Path, minors: Sequence[str] = (), want
         cache: a JSON file that remembers what each Python said of itself.
         minors: the versions of Python to look for, `X.Y`.
         wanted: Pythons that must be there, as `find_python` takes them.
+        all_compilers: whether to look for more compilers than the one that CC, CXX and PATH name.
 
     Raises:
         HostError: a wanted Python is not there or cannot be used.
@@ -86,6 +98,8 @@ def look(uv: Path, *, state: Path, cache: Path, minors: Sequence[str] = (), want
         pythons=tuple({python.path: python for python in [*pythons, *found]}.values()),
         compiler=compiler.result()[0],
         gpus=gpus.result()[0],
+        compilers=find_compilers(os.environ) if all_compilers else (),
+        compiler_named=bool(os.environ.get("CC") or os.environ.get("CXX")),
         uv=version.result()[0],
         notes={name: note for name, note in notes.items() if note},
     )
@@ -192,10 +206,10 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str]:
         lines = run([program, *GPU_QUERY], env=os.environ).output.strip().splitlines()
     except (HostError, CommandError, OSError) as error:
         return (), _brief(error)
-    rows = [[field.strip() for field in line.split(",")] for line in lines]
-    if not rows or any(len(row) != len(Gpu.__dataclass_fields__) for row in rows):
+    rows = [match for line in lines if (match := GPU_ANSWER.fullmatch(line))]
+    if not rows or len(rows) < len(lines):
         return (), f"{program} said: {' '.join(lines) or 'nothing'}"
-    return tuple(Gpu(name=name, capability=capability, driver=driver) for name, capability, driver in rows), ""
+    return tuple(Gpu(**row.groupdict()) for row in rows), ""
 
 
 def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
@@ -295,6 +309,30 @@ def describe(path: Path, *, cache: Path) -> Interpreter:
         markers={**{name: str(value) for name, value in default_environment().items()}, **facts["markers"]},
         tags=tuple(map(str, tags)),
     )
+
+
+def find_installed(python: Path, script: Path) -> Installed:
+    """Return what a Python holds of a layer, by the layer's own script.
+
+    Raises:
+        HostError: it does not hold the layer, or not whole.
+    """
+    try:
+        answer = run([python, "-E", script], env=os.environ, cwd=script.parent).output.splitlines()[-1]
+        facts = json.loads(answer)
+        support = None
+        if facts["cuda"]:
+            words = tuple(parse_architecture(word) for word in facts["architectures"])
+            support = CudaSupport(version=facts["cuda"], architectures=words)
+        folders = tuple(Path(folder) for folder in facts["folders"])
+        return Installed(version=facts["version"], digest=facts["digest"], folders=folders, support=support)
+    except (CommandError, IndexError, KeyError, TypeError, ValueError) as error:
+        said = error.why.splitlines() if isinstance(error, CommandError) else []
+        raise HostError(
+            f"{python} does not hold this layer",
+            why=said[-1] if said else f"{script.name} did not answer as it should",
+            fix="name the Python that has it with `--python PATH`",
+        ) from error
 
 
 def _unusable(facts: Mapping[str, Any]) -> tuple[str, str] | None:

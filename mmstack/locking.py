@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
@@ -10,22 +12,33 @@ from packaging.utils import canonicalize_name
 from mmstack.envs import uv_path
 from mmstack.errors import CommandError, NetworkError
 from mmstack.keys import digest
-from mmstack.lock import parse_requirements
+from mmstack.lock import applicable, parse_requirements
 from mmstack.model import Lock
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from mmstack.catalog import Catalog
     from mmstack.model import LockedRequirement, RecipeData, Stack
     from mmstack.sources.settings import IndexSettings
 
 
+TOOLKIT, CUBINS = "toolkit", "cubins"
+MACHINES = ("x86_64", "aarch64")
+LINUX = {
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "os_name": "posix",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+}
+CUOBJDUMP = "nvidia-cuda-cuobjdump"  # the newest reads the code of all CUDA versions
+
+
 def inputs_digest(stack: Stack, catalog: Catalog) -> str:
     """Return the digest of all that a stack's lock is resolved from."""
-    return digest({"sets": _wanted(stack, catalog), "python": stack.python})
+    return digest({"sets": _wanted(stack, catalog), "python": stack.python, "constraints": stack.constraints})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +60,9 @@ class Resolver:
         sets = {"run": run_set}
         for name, lines in wanted.items():
             if name != "run":
-                sets[name] = self._compile(stack, lines, run_set, own)
+                # the layers' own CUDA libraries are files of the toolkit: downloaded and unpacked once
+                shared = sets.get(TOOLKIT, ()) if name.startswith("run-") else ()
+                sets[name] = self._compile(stack, lines, (*run_set, *shared), own)
         known = {(item.name, item.version) for item in run_set}
         for name, items in sets.items():
             if name.startswith("run-") or name == "verify":
@@ -55,12 +70,24 @@ class Resolver:
         return Lock(sets=sets, inputs=inputs_digest(stack, catalog))
 
     def _compile(
-        self, stack: Stack, lines: Iterable[str], constraints: Sequence[LockedRequirement], own: Iterable[str]
+        self, stack: Stack, wanted: Iterable[str], constraints: Sequence[LockedRequirement], own: Iterable[str]
     ) -> tuple[LockedRequirement, ...]:
         self.work.mkdir(parents=True, exist_ok=True)
-        inputs, bounds = self.work / "requirements.in", self.work / "constraints.txt"
-        inputs.write_text("\n".join([*lines, ""]), encoding="utf-8")
-        bounds.write_text("".join(f"{_constraint(item)}\n" for item in constraints), encoding="utf-8")
+        with TemporaryDirectory(dir=self.work) as folder:  # another run may be locking another stack
+            lines = self._resolve(stack, wanted, constraints, own, Path(folder))
+        return tuple(item for item in parse_requirements(lines) if _for_us(item, stack.python))
+
+    def _resolve(
+        self,
+        stack: Stack,
+        wanted: Iterable[str],
+        constraints: Sequence[LockedRequirement],
+        own: Iterable[str],
+        folder: Path,
+    ) -> str:
+        inputs, bounds = folder / "requirements.in", folder / "constraints.txt"
+        inputs.write_text("\n".join([*wanted, ""]), encoding="utf-8")
+        bounds.write_text("\n".join([*map(_constraint, constraints), *stack.constraints, ""]), encoding="utf-8")
         words: list[str | Path] = [
             "pip",
             "compile",
@@ -76,12 +103,11 @@ class Resolver:
         for project in own:
             words += ["--no-emit-package", project]
         try:
-            done = run([uv_path(), *words], env=scrubbed(self.work, {"UV_NO_CONFIG": "1"}), cwd=self.work)
+            return run([uv_path(), *words], env=scrubbed(self.work, {"UV_NO_CONFIG": "1"}), cwd=folder).output
         except CommandError as error:
             raise NetworkError(
                 "the requirements do not resolve", why=error.why, fix="mend the recipe, or check the index settings"
             ) from error
-        return tuple(item for item in parse_requirements(done.output) if _for_us(item))
 
     def _index_options(self) -> list[str]:
         """Return the default index alone: an extra one may hold only some of a release's files."""
@@ -94,10 +120,17 @@ def _wanted(stack: Stack, catalog: Catalog) -> dict[str, tuple[str, ...]]:
     recipes = [catalog.recipe(layer.name) for layer in stack.layers]
     versions = {layer.name: layer.version for layer in stack.layers}
     wanted = {"run": _lines(line for recipe in recipes for line in recipe.run_requires)}
+    if stack.cuda != "cpu":
+        wanted[CUBINS] = (CUOBJDUMP,)
+        if toolkit := catalog.toolkit(stack.cuda).wheels:
+            wanted[TOOLKIT] = toolkit
+    for recipe in recipes:
+        offered = {pin.variant for pins in recipe.releases[versions[recipe.name]].values() for pin in pins}
+        for variant, lines in recipe.variants.items():
+            if variant in offered:
+                wanted[f"run-{variant}"] = tuple(line.replace("{version}", versions[recipe.name]) for line in lines)
     wanted["verify"] = _lines(line for recipe in recipes for line in recipe.verify_requires)
     for recipe in recipes:
-        for variant, lines in recipe.variants.items():
-            wanted[f"run-{variant}"] = tuple(line.replace("{version}", versions[recipe.name]) for line in lines)
         if recipe.build_requires:
             wanted[f"build-{recipe.name}"] = _lines([*recipe.build_requires, *_below(recipe, recipes)])
     return wanted
@@ -115,9 +148,15 @@ def _constraint(item: LockedRequirement) -> str:
     return f"{canonicalize_name(item.name)}=={item.version}" + (f" ; {item.marker}" if item.marker else "")
 
 
-def _for_us(item: LockedRequirement) -> bool:
-    """Return whether a requirement may apply on Linux: the stacks are built nowhere else."""
-    return "sys_platform == 'win32'" not in item.marker and "sys_platform == 'darwin'" not in item.marker
+def _for_us(item: LockedRequirement, pythons: Iterable[str]) -> bool:
+    """Return whether a requirement may apply where stacks are built: on Linux, for one of the stack's Pythons."""
+    return any(
+        applicable(
+            [item], {**LINUX, "platform_machine": machine, "python_version": minor, "python_full_version": f"{minor}.0"}
+        )
+        for machine in MACHINES
+        for minor in pythons
+    )
 
 
 def _minor(version: str) -> tuple[int, ...]:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SourceKind = Literal["wheel", "sdist", "path", "git", "archive", "distro"]
+SourceKind = Literal["wheel", "sdist", "path", "git", "archive", "distro", "installed"]
 WheelKind = Literal["platform", "pure"]
+ToolkitKind = Literal["system", "wheels", "redist"]
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -72,6 +73,83 @@ class LockedRequirement:
         return f"{self.name}=={self.version}{marker}{hashes}"
 
 
+@dataclass(frozen=True, kw_only=True, order=True)
+class Architecture:
+    """A compute capability to compile for: `12.0`, `9.0a`, `12.0+PTX`.
+
+    `feature` is the letter of code for that very GPU (`a`) or its family (`f`); `ptx` adds code that
+    later GPUs can still translate. Source: "Virtual Architecture Feature List" of
+    https://docs.nvidia.com/cuda/cuda-compiler-driver-nvcc/.
+    """
+
+    major: int
+    minor: int
+    feature: str = ""
+    ptx: bool = False
+
+    @property
+    def capability(self) -> str:
+        """Return `12.0` or `9.0a`: what nvcc's tables are held against."""
+        return f"{self.major}.{self.minor}{self.feature}"
+
+    @property
+    def number(self) -> str:
+        """Return `120` or `90a`, as in `sm_120`."""
+        return f"{self.major}{self.minor}{self.feature}"
+
+    def __str__(self) -> str:
+        return f"{self.capability}+PTX" if self.ptx else self.capability
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaRelease:
+    """What is known of one CUDA version: `toolkits/X.Y.toml`.
+
+    Attributes:
+        version: `13.0`.
+        gcc: range of the g++ versions that its nvcc accepts; `clang` likewise.
+        driver: range of the Linux drivers on which its programs run.
+        architectures: the compute capabilities that its nvcc compiles for.
+        wheels: requirements that make a whole toolkit out of a package index, where they do.
+        manifest: the list of its redistributable archives.
+        components: which of these make a toolkit.
+    """
+
+    version: str
+    gcc: str
+    clang: str
+    driver: str
+    architectures: tuple[Architecture, ...]
+    wheels: tuple[str, ...]
+    manifest: FilePin | None
+    components: tuple[str, ...]
+    file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolkit:
+    """The CUDA toolkit of a plan: which it is, and where it is or what it will be made of.
+
+    Attributes:
+        version: `13.0`, as its nvcc says or as it will.
+        origin: where it comes from, in words for the plan.
+        identity: what distinguishes it from others of its version: goes into keys.
+        home: the folder of a system toolkit.
+        requirements: the wheels that it is made of.
+        manifest: the list of archives that it is made of, and `base` the address they are at.
+    """
+
+    kind: ToolkitKind
+    version: str
+    origin: str
+    identity: str
+    home: Path | None = None
+    requirements: tuple[LockedRequirement, ...] = ()
+    manifest: FilePin | None = None
+    base: str = ""
+    components: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where a layer's files come from.
@@ -125,7 +203,7 @@ class GateRules:
         top_level: the names that may stand at the top of the wheel, dist-info apart.
         extensions: file patterns, each of which at least one compiled module must match.
         requires: distributions that the wheel's metadata must name.
-        rpath: run paths that a compiled module may carry.
+        rpath: patterns of the run paths that a compiled module may carry.
     """
 
     wheel: WheelKind
@@ -141,6 +219,43 @@ class CMakeProject:
 
     file: str
     when: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaBuild:
+    """How a layer is compiled for GPUs: bytes of memory a job, and the local part of its wheel's version.
+
+    In `local_version`, `{cuda}` is the toolkit's version and `{<layer>}` that of a layer, both without
+    what comes after the minor version and `{cuda}` without its dot.
+    """
+
+    memory_per_job: int
+    local_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaSupport:
+    """What a released wheel was built with: CUDA `X.Y`, and the GPU architectures that it has code for."""
+
+    version: str
+    architectures: tuple[Architecture, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A layer that an existing Python holds: nothing of it is built, and others are built against it.
+
+    Attributes:
+        version: its release.
+        digest: of its installed files.
+        folders: where that Python imports from.
+        support: what it was built with, None for one without CUDA.
+    """
+
+    version: str
+    digest: str
+    folders: tuple[Path, ...]
+    support: CudaSupport | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +277,8 @@ class RecipeData:
     """All that data can say about how a layer is made: `pipelines/<layer>/recipe.toml`.
 
     `needs` are the layers that must be below it, `against` those of them that it is built
-    against: their wheels are in its build environment and their keys in its key.
+    against: their wheels are in its build environment and their keys in its key. `waived` says by
+    release which gates its prebuilt wheels are known to fail, and why that does no harm.
     """
 
     name: str
@@ -186,6 +302,9 @@ class RecipeData:
     digest: str
     suite_digest: str
     cmake: CMakeProject | None = None
+    cuda: CudaBuild | None = None
+    support: Mapping[str, CudaSupport] = field(default_factory=lambda: MappingProxyType({}))
+    waived: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +321,9 @@ class LayerChoice:
 class Stack:
     """One tested combination: `stacks/<name>.toml`.
 
-    `python` lists minor versions in order of preference; `cuda` is `cpu` or `X.Y`; `expect`
-    is handed to the verification suites as it stands.
+    `python` lists minor versions in order of preference; `cuda` is `cpu` or `X.Y`, and
+    `architectures` what is compiled for where the user does not say; `constraints` narrow what the
+    recipes require; `expect` is handed to the verification suites as it stands.
     """
 
     name: str
@@ -213,13 +333,17 @@ class Stack:
     layers: tuple[LayerChoice, ...]
     expect: Mapping[str, Mapping[str, str]]
     file: Path
+    architectures: tuple[Architecture, ...] = ()
+    constraints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """The resolved requirements of a stack, by set: `run`, `run-<variant>`, `verify`, `build-<layer>`.
+    """The resolved requirements of a stack, by set.
 
-    `inputs` is the digest of what they were resolved from.
+    The sets are `run`, `run-<variant>`, `verify`, `build-<layer>`, and for a CUDA stack `toolkit` and
+    `cubins`: a toolkit made of wheels, and the program that reads compiled GPU code. `inputs` is the
+    digest of what they were resolved from.
     """
 
     sets: Mapping[str, tuple[LockedRequirement, ...]]
@@ -263,7 +387,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Facts about this machine; sizes in bytes. `notes` says why a fact is wanting, by its name."""
+    """Facts about this machine; sizes in bytes.
+
+    `compiler` is the one that CC and CXX (`compiler_named`) or PATH name, `compilers` are all that
+    are here, newest first; `notes` says why a fact is wanting, by its name.
+    """
 
     system: str
     machine: str
@@ -274,6 +402,8 @@ class Host:
     compiler: Compiler | None
     gpus: tuple[Gpu, ...]
     uv: str
+    compilers: tuple[Compiler, ...] = ()
+    compiler_named: bool = False
     notes: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 
@@ -289,8 +419,8 @@ class Request:
     flags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     without: tuple[str, ...] = ()
     arch: tuple[str, ...] = ()
-    stop_after: str = ""
-    offline: bool = False
+    toolkit: str = ""
+    index_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +428,9 @@ class LayerPlan:
     """One layer of a plan, everything decided.
 
     `chosen` is the one file that an index source comes from; `key` covers all that can
-    change the artifact; `work_key` names the folder that it is built in, which a path
+    change the artifact; `build_requires` stands beside it while it is built, or examined if it is
+    prebuilt; `local_version` is what its wheel's version ends with; `cuda` the CUDA version that it
+    is of, `expect` what its suite is told to expect; `work_key` names the folder that it is built in, which a path
     source keeps from one edit to the next.
     """
 
@@ -314,6 +446,11 @@ class LayerPlan:
     work_key: str
     verify_key: str
     reproducible: bool
+    local_version: str = ""
+    for_gpus: bool = False
+    cuda: str = "cpu"
+    expect: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    installed: Installed | None = None
 
     @property
     def name(self) -> str:
@@ -351,10 +488,32 @@ class Plan:
     steps: tuple[Step, ...]
     key: str
     warnings: tuple[str, ...] = ()
+    toolkit: Toolkit | None = None
+    architectures: tuple[Architecture, ...] = ()
+    cubins: tuple[LockedRequirement, ...] = ()
+
+    @property
+    def made(self) -> tuple[LayerPlan, ...]:
+        """Return the layers that there is a wheel of."""
+        return tuple(layer for layer in self.layers if layer.installed is None)
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """Return the folders that installed layers are imported from."""
+        return tuple(folder for layer in self.layers if layer.installed for folder in layer.installed.folders)
 
     def layer(self, name: str) -> LayerPlan:
         """Return the layer of that name."""
         return next(layer for layer in self.layers if layer.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCode:
+    """The kernels that a compiled module holds for one architecture, as `sm_90` code or `compute_90` PTX."""
+
+    module: str
+    target: str
+    kernels: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,6 +528,7 @@ class Artifact:
     seconds: float = 0.0
     gates: tuple[str, ...] = ()
     reproducible: bool = True
+    gpu_code: tuple[GpuCode, ...] = ()
 
     @property
     def filename(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmstack.errors import UsageError
 from mmstack.model import Request
+from mmstack.toolchains.choice import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ class Options:
     cuda: str = ""
     python: str = ""
     arch: str = ""
+    toolkit: str = ""
+    index_only: bool = False
     source: Sequence[str] = ()
     flag: Sequence[str] = ()
     without: Sequence[str] = ()
@@ -38,7 +41,9 @@ class Options:
             stack=self.stack,
             cuda=self.cuda,
             python=self.python,
-            arch=tuple(word for word in self.arch.replace(";", ",").split(",") if word),
+            arch=tuple(word.strip() for word in self.arch.replace(";", ",").split(",") if word.strip()),
+            toolkit=self.toolkit,
+            index_only=self.index_only,
             sources=_pairs("--source", self.source),
             flags=_pairs("--flag", self.flag),
             without=tuple(self.without),
@@ -46,9 +51,11 @@ class Options:
         )
 
     def words(self) -> list[str]:
-        """Return them as the user would type them again."""
-        single = {name: getattr(self, name) for name in ("stack", "cuda", "python", "arch", "jobs")}
+        """Return them as the user would type them again, but for passwords."""
+        single = {name: getattr(self, name) for name in ("stack", "cuda", "python", "arch", "toolkit", "jobs")}
+        single["toolkit"] = shown(self.toolkit)
         words = [f"--{name} {shlex.quote(value)}" for name, value in single.items() if value]
+        words += ["--index-only"] if self.index_only else []
         many = {name: getattr(self, name) for name in ("source", "flag", "without")}
         return words + [f"--{name} {shlex.quote(value)}" for name, values in many.items() for value in values]
 

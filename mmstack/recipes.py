@@ -12,14 +12,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mmstack.model import Architecture
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildFacts:
-    """What a recipe may base its environment on: flags, and the stack's versions by name."""
+    """What a recipe may base its environment on.
+
+    Attributes:
+        flags: the layer's flags.
+        versions: the stack's versions by name.
+        cuda: the version of the toolkit that it is compiled with, or `cpu`.
+        architectures: what it is compiled for.
+    """
 
     flags: Mapping[str, str]
     versions: Mapping[str, str]
     cuda: str
+    architectures: tuple[Architecture, ...] = ()
 
 
 class Recipe(Protocol):

@@ -18,6 +18,7 @@ from mmstack import __version__
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
 from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,7 @@ def to_manifest(
             "cxx": str(plan.compiler.cxx),
             "version": plan.compiler.version,
         },
+        "toolkit": toolkit_facts(plan),
         "layers": [_layer(layer) for layer in plan.layers],
         "requirements": [
             {"set": name, **_requirement(requirement)}
@@ -174,6 +176,7 @@ def _layer(layer: LayerPlan) -> Manifest:
         "source": {
             "kind": layer.source.kind,
             "path": str(layer.source.path) if layer.source.path else "",
+            "folders": [str(folder) for folder in layer.installed.folders] if layer.installed else [],
             "files": [{"filename": file.filename, "sha256": file.sha256} for file in files],
         },
         "patches": [
@@ -186,6 +189,8 @@ def _layer(layer: LayerPlan) -> Manifest:
             }
             for patch in layer.patches
         ],
+        "cuda": layer.cuda,
+        "expect": dict(layer.expect),
         "flags": dict(layer.flags),
         "environment": dict(layer.environment),
         "build_requires": [_requirement(requirement) for requirement in layer.build_requires],
@@ -207,6 +212,7 @@ def _artifact(artifact: Artifact) -> Manifest:
         "size": artifact.size,
         "seconds": round(artifact.seconds, 3),
         "gates": list(artifact.gates),
+        "gpu_code": [vars(line) for line in artifact.gpu_code],
         "key": artifact.key,
         "reproducible": artifact.reproducible,
     }

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, get_args
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from mmstack import constraints
 from mmstack.errors import CatalogError, ConstraintError, HostError, UsageError, did_you_mean
+from mmstack.graph import steps
 from mmstack.keys import key
 from mmstack.lock import applicable
-from mmstack.model import LayerChoice, LayerPlan, Plan, Source, SourceKind, Step, StepKind
+from mmstack.model import LayerChoice, LayerPlan, Plan, Source, SourceKind
 from mmstack.recipes import BuildFacts, load_recipe
+from mmstack.toolchains import architectures as gpu
+from mmstack.toolchains import compilers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,8 +27,12 @@ if TYPE_CHECKING:
     from mmstack.catalog import Catalog
     from mmstack.keys import Json
     from mmstack.model import (
+        Architecture,
+        Compiler,
+        CudaSupport,
         FilePin,
         Host,
+        Installed,
         Interpreter,
         Lock,
         LockedRequirement,
@@ -32,14 +40,15 @@ if TYPE_CHECKING:
         RecipeData,
         Request,
         Stack,
+        Toolkit,
     )
 
 ENGINE = 1
+INSTALLED = "installed.py"
+INDEX_KINDS = ("wheel", "sdist")
+BUILT_KINDS = frozenset({"sdist", "path", "git", "archive", "distro"})
 MEMORY_KEPT_FREE = 1 << 30
-COMPILER = re.compile(r"(?:gcc|g\+\+|GCC|clang|c\+\+)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
-PACKAGING_NOTE = re.compile(r"\([^()]*\)")  # `(crosstool-NG 1.25.0) 11.4.0`: the distribution's, not the compiler's
 CUDA_VERSION = re.compile(r"\d+\.\d+")
-ARCHITECTURE = re.compile(r"\d+\.\d[a-z]?(\+PTX)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +59,36 @@ class Selection:
     layers: tuple[LayerChoice, ...]
     sources: Mapping[str, Source]
 
+    def version(self, name: str) -> str:
+        """Return the version of a layer."""
+        return next(layer.version for layer in self.layers if layer.name == name)
+
+    def found(self, installed: Mapping[str, Installed]) -> Selection:
+        """Return it with the versions of the layers that an existing Python holds."""
+        layers = [
+            replace(layer, version=installed[layer.name].version) if layer.name in installed else layer
+            for layer in self.layers
+        ]
+        return replace(self, layers=tuple(layers))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What had to be looked up: the file chosen for each layer, and the digests of path sources."""
+    """What had to be looked up: the file chosen for each layer, the digests of path sources, the CUDA toolkit."""
 
     chosen: Mapping[str, FilePin] = field(default_factory=lambda: MappingProxyType({}))
     trees: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    toolkit: Toolkit | None = None
+    installed: Mapping[str, Installed] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What all layers of a plan are compiled with."""
+
+    compiler: Compiler | None
+    toolkit: Toolkit | None
+    architectures: tuple[Architecture, ...]
 
 
 def select(request: Request, catalog: Catalog) -> Selection:
@@ -66,7 +98,7 @@ def select(request: Request, catalog: Catalog) -> Selection:
         UsageError: it names a stack, layer, flag or source that does not exist.
     """
     stack = _stack(request, catalog)
-    _check_architectures(request, stack)
+    _check_gpu_options(request, stack)
     names = [layer.name for layer in stack.layers]
     for option, named in (("--source", request.sources), ("--without", request.without)):
         for name in named:
@@ -101,6 +133,17 @@ def candidates(source: Source, interpreter: Interpreter) -> tuple[FilePin, ...]:
     return found
 
 
+def compiled_for_gpus(selection: Selection, catalog: Catalog) -> tuple[str, ...]:
+    """Return the layers that a CUDA toolkit is needed for."""
+    if selection.stack.cuda == "cpu":
+        return ()
+    return tuple(
+        name
+        for name, source in selection.sources.items()
+        if source.kind in BUILT_KINDS and catalog.recipe(name).cuda is not None
+    )
+
+
 def resolve(
     request: Request, selection: Selection, host: Host, interpreter: Interpreter, catalog: Catalog, findings: Findings
 ) -> Plan:
@@ -112,17 +155,18 @@ def resolve(
         HostError: this machine lacks what the stack needs.
     """
     stack, lock = selection.stack, catalog.lock(selection.stack)
+    tools = _tools(request, selection, host, catalog, findings)
     versions = {layer.name: layer.version for layer in selection.layers}
-    facts = {**versions, "python": interpreter.version, **_compiler_facts(host)}
+    facts = {**versions, "python": interpreter.version, **_compiler_facts(tools.compiler)}
     locked = applicable_sets(lock, interpreter)
     layers: dict[str, LayerPlan] = {}
     for choice in _bottom_up(selection, catalog):
         recipe = catalog.recipe(choice.name)
-        if recipe.compiles and selection.sources[choice.name].kind != "wheel" and host.compiler is None:
+        if recipe.compiles and selection.sources[choice.name].kind in BUILT_KINDS and tools.compiler is None:
             raise _no_compiler(choice.name)
         constraints.check(recipe.conflicts, facts)
         layers[choice.name] = _layer(
-            request, selection, choice, recipe, host, interpreter, catalog, findings, facts, locked, layers
+            request, selection, choice, recipe, host, tools, interpreter, catalog, findings, facts, locked, layers
         )
     variants = [plan.chosen.variant for plan in layers.values() if plan.chosen and plan.chosen.variant]
     run = _merge(locked, ["run", *(f"run-{variant}" for variant in variants if f"run-{variant}" in locked)])
@@ -131,60 +175,94 @@ def resolve(
     return Plan(
         stack=stack,
         interpreter=interpreter,
-        compiler=host.compiler,
+        compiler=tools.compiler,
         jobs=request.jobs or _jobs(host, ordered),
         layers=ordered,
         run_requires=run,
         verify_requires=verify,
         steps=steps(stack, ordered, _plan_key(stack, ordered, run)),
         key=_plan_key(stack, ordered, run),
-        warnings=_warnings(ordered),
+        warnings=_warnings(ordered, tools, stack),
+        toolkit=tools.toolkit,
+        architectures=tools.architectures,
+        cubins=_merge(locked, ["cubins"]) if tools.toolkit else (),
     )
+
+
+def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog, findings: Findings) -> Tools:
+    """Return the compilers of a plan: where a CUDA toolkit is needed, the host's must suit it."""
+    toolkit = findings.toolkit
+    if toolkit is None:
+        return Tools(compiler=host.compiler, toolkit=None, architectures=())
+    release = catalog.toolkit(toolkit.version)
+    supports = {
+        f"{name} {selection.version(name)}": item
+        for name, item in prebuilt(selection, catalog, findings.installed).items()
+    }
+    check_prebuilt(selection, catalog, toolkit, findings.installed)
+    return Tools(
+        compiler=compilers.choose(release, host.compilers, host.compiler, explicit=host.compiler_named),
+        toolkit=toolkit,
+        architectures=gpu.choose(
+            request.arch,
+            default=selection.stack.architectures,
+            release=release,
+            releases=catalog.toolkits.values(),
+            supports=supports,
+            gpus=host.gpus,
+        ),
+    )
+
+
+def check_prebuilt(
+    selection: Selection, catalog: Catalog, toolkit: Toolkit, installed: Mapping[str, Installed]
+) -> None:
+    """Refuse to compile against layers that were built without CUDA, or for another major version of it.
+
+    Raises:
+        ConstraintError: one was.
+    """
+    for name, held in installed.items():
+        if held.support is None:
+            raise constraints.refusal(
+                "cuda-is-missing-below",
+                why=f"{name} {held.version}, as it is installed, was built without CUDA",
+                fix="name a Python whose build has CUDA, or choose `--cuda cpu`",
+            )
+    major = toolkit.version.partition(".")[0]
+    for name, support in prebuilt(selection, catalog, installed).items():
+        its_major = support.version.partition(".")[0]
+        if its_major != major:
+            given = its_major if name in installed else major  # what of the two the user brought along
+            raise constraints.refusal(
+                "cuda-major-version",
+                why=f"{name} {selection.version(name)} was built with CUDA {support.version}, "
+                f"the toolkit is {toolkit.version}",
+                fix=" or ".join([f"give a toolkit of CUDA {its_major}", *_other_stacks(given, selection, catalog)]),
+            )
+
+
+def _other_stacks(major: str, selection: Selection, catalog: Catalog) -> list[str]:
+    """Return how to choose the newest stack of a major version of CUDA, where there is one besides the selected."""
+    fitting = [stack.cuda for stack in catalog.stacks.values() if stack.cuda.partition(".")[0] == major]
+    others = [version for version in fitting if version != selection.stack.cuda]
+    return [f"choose `--cuda {max(others, key=Version)}`"] if others else []
+
+
+def prebuilt(selection: Selection, catalog: Catalog, installed: Mapping[str, Installed]) -> dict[str, CudaSupport]:
+    """Return what the layers that are not built here were built with."""
+    found: dict[str, CudaSupport] = {}
+    for choice in selection.layers:
+        kind, held = selection.sources[choice.name].kind, installed.get(choice.name)
+        support = held.support if held else catalog.recipe(choice.name).support.get(choice.version)
+        if support and kind not in BUILT_KINDS:
+            found[choice.name] = support
+    return found
 
 
 def applicable_sets(lock: Lock, interpreter: Interpreter) -> dict[str, tuple[LockedRequirement, ...]]:
     """Return the lock's sets as this interpreter installs them."""
     return {name: applicable(requirements, interpreter.markers) for name, requirements in lock.sets.items()}
-
-
-def steps(stack: Stack, layers: Sequence[LayerPlan], install_key: str) -> tuple[Step, ...]:
-    """Return the graph: each layer's chain on those of the layers it needs, then install, then verify upwards."""
-    graph = [Step(kind=StepKind.FETCH, layer="", needs=(), key=install_key, title="fetch requirements")]
-    for layer in layers:
-        graph += _chain(layer)
-    built = tuple(f"{StepKind.GATE} {layer.name}" for layer in layers)
-    graph.append(
-        Step(
-            kind=StepKind.INSTALL,
-            layer="",
-            needs=(str(StepKind.FETCH), *built),
-            key=install_key,
-            title=f"install dist/{stack.name}/env",
-        )
-    )
-    below = str(StepKind.INSTALL)
-    for layer in layers:
-        step = Step(
-            kind=StepKind.VERIFY, layer=layer.name, needs=(below,), key=layer.verify_key, title=f"verify {layer.name}"
-        )
-        graph.append(step)
-        below = step.id
-    return tuple(graph)
-
-
-def _chain(layer: LayerPlan) -> list[Step]:
-    kinds = [StepKind.FETCH, StepKind.SOURCE, StepKind.ENV, StepKind.BUILD, StepKind.GATE]
-    if layer.source.kind == "wheel":
-        kinds = [StepKind.FETCH, StepKind.GATE]
-    needs: tuple[str, ...] = ()
-    chain: list[Step] = []
-    for kind in kinds:
-        if kind is StepKind.ENV:
-            needs = (*needs, *(f"{StepKind.GATE} {name}" for name in layer.recipe.against))
-        step = Step(kind=kind, layer=layer.name, needs=needs, key=layer.key, title=f"{kind} {layer.name}")
-        chain.append(step)
-        needs = (step.id,)
-    return chain
 
 
 def _stack(request: Request, catalog: Catalog) -> Stack:
@@ -216,19 +294,14 @@ def _stack(request: Request, catalog: Catalog) -> Stack:
     return chosen[0]
 
 
-def _check_architectures(request: Request, stack: Stack) -> None:
-    for word in request.arch:
-        if not ARCHITECTURE.fullmatch(word):
+def _check_gpu_options(request: Request, stack: Stack) -> None:
+    gpu.check_words(request.arch)
+    for option, given in (("--arch", request.arch), ("--toolkit", request.toolkit)):
+        if given and stack.cuda == "cpu":
             raise UsageError(
-                f"--arch: '{word}' is no GPU architecture",
-                why="an architecture is a compute capability such as 9.0, 12.0 or 12.0+PTX",
-                fix="write e.g. `--arch 9.0,12.0+PTX`",
+                f"stack '{stack.name}' compiles nothing for a GPU, so `{option}` has no meaning",
+                fix=f"leave `{option}` out, or choose a CUDA stack with `--cuda X.Y`",
             )
-    if request.arch and stack.cuda == "cpu":
-        raise UsageError(
-            f"stack '{stack.name}' compiles nothing for a GPU, so `--arch` has no meaning",
-            fix="leave `--arch` out, or choose a CUDA stack with `--cuda X.Y`",
-        )
 
 
 def _known(what: str, name: str, names: Iterable[str]) -> None:
@@ -255,9 +328,14 @@ def _check_flags(request: Request, catalog: Catalog, names: Sequence[str]) -> No
 
 def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
     recipe = catalog.recipe(choice.name)
-    text = request.sources.get(choice.name, choice.source)
+    text = request.sources.get(choice.name) or _usual_source(request, recipe, choice)
     kind, _, rest = text.partition(":")
-    if kind in get_args(SourceKind) and kind != "wheel" and not recipe.build_requires:
+    if request.index_only and kind not in INDEX_KINDS:
+        raise UsageError(
+            f"`--index-only` takes everything from a package index, `--source {choice.name}={text}` does not",
+            fix="leave one of them out",
+        )
+    if kind in BUILT_KINDS and not recipe.build_requires:
         raise UsageError(
             f"layer '{choice.name}' cannot be built from source",
             why="its recipe names no build.requires",
@@ -265,6 +343,8 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
         )
     if kind == "path":
         return _path_source(recipe, choice, rest)
+    if kind == "installed" and not rest:
+        return _installed_source(request, recipe, choice)
     if kind not in get_args(SourceKind) or rest:
         raise UsageError(
             f"--source: '{text}' is no kind of source",
@@ -286,6 +366,34 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
         why="pinned: " + ", ".join(f"{version} ({', '.join(kinds)})" for version, kinds in recipe.releases.items()),
         fix=f"add the release to {recipe.folder / 'recipe.toml'}",
     )
+
+
+def _installed_source(request: Request, recipe: RecipeData, choice: LayerChoice) -> Source:
+    if not (recipe.folder / INSTALLED).exists():
+        raise UsageError(
+            f"layer '{choice.name}' cannot be taken as installed",
+            why=f"its recipe has no {INSTALLED}, which says what is there",
+            fix="choose another source for it",
+        )
+    if "/" not in request.python:
+        raise UsageError(
+            f"--source {choice.name}=installed names no Python that has it", fix="add `--python /path/to/python`"
+        )
+    return Source(kind="installed", project=recipe.project, version=choice.version)
+
+
+def _usual_source(request: Request, recipe: RecipeData, choice: LayerChoice) -> str:
+    """Return the stack's kind of source, or what of the release a package index holds where nothing else may be."""
+    if not request.index_only or choice.source in INDEX_KINDS:
+        return choice.source
+    held = [kind for kind in INDEX_KINDS if kind in recipe.releases.get(choice.version, {})]
+    if not held:
+        raise ConstraintError(
+            f"no package index holds {choice.name} {choice.version}",
+            why=f"the stack takes it from '{choice.source}'",
+            fix="leave `--index-only` out",
+        )
+    return held[0]
 
 
 def _path_source(recipe: RecipeData, choice: LayerChoice, text: str) -> Source:
@@ -329,14 +437,9 @@ def _serves(pin: FilePin, interpreter: Interpreter) -> bool:
     return not {str(tag) for tag in tags}.isdisjoint(interpreter.tags)
 
 
-def _compiler_facts(host: Host) -> dict[str, str]:
-    if host.compiler is None:
-        return {}
-    match = COMPILER.search(PACKAGING_NOTE.sub("", host.compiler.version))
-    if match is None:
-        return {}
-    family = "clang" if "clang" in host.compiler.version.lower() else "gcc"
-    return {family: match["version"]}
+def _compiler_facts(compiler: Compiler | None) -> dict[str, str]:
+    found = compilers.family_and_version(compiler.version) if compiler else None
+    return dict([found]) if found else {}
 
 
 def _no_compiler(layer: str) -> HostError:
@@ -366,6 +469,7 @@ def _layer(  # one layer's decisions in one place
     choice: LayerChoice,
     recipe: RecipeData,
     host: Host,
+    tools: Tools,
     interpreter: Interpreter,
     catalog: Catalog,
     findings: Findings,
@@ -374,23 +478,35 @@ def _layer(  # one layer's decisions in one place
     below: Mapping[str, LayerPlan],
 ) -> LayerPlan:
     source = selection.sources[choice.name]
-    chosen = findings.chosen.get(choice.name)
+    chosen, installed = findings.chosen.get(choice.name), findings.installed.get(choice.name)
+    support = prebuilt(selection, catalog, findings.installed).get(choice.name)
+    cuda = support.version if support else selection.stack.cuda
+    expect = {} if installed else selection.stack.expect.get(choice.name, {})
     flags = _flags(recipe, choice, request)
-    build_facts = BuildFacts(flags=flags, versions=facts, cuda=selection.stack.cuda)
-    built = source.kind != "wheel"
-    build_requires = _build_requires(recipe, locked, below) if built else ()
-    tools = {item.name: item.version for item in build_requires}
-    patches = _patches(catalog, recipe.project, choice.version, {**tools, **facts}) if built else ()
+    built = source.kind in BUILT_KINDS
+    toolkit = tools.toolkit if built and recipe.cuda else None
+    build_facts = BuildFacts(
+        flags=flags,
+        versions=facts,
+        cuda=toolkit.version if toolkit else "cpu",
+        architectures=tools.architectures if toolkit else (),
+    )
+    build_requires = _build_requires(recipe, locked, below) if built else _beside(chosen, locked)
+    versions = {**{item.name: item.version for item in build_requires}, **facts}
+    patches = _patches(catalog, recipe.project, choice.version, versions) if built else ()
     environment = {**recipe.environment, **load_recipe(recipe.folder).environment(build_facts)} if built else {}
     inputs: dict[str, Json] = {
         "engine": ENGINE,
         "recipe": recipe.digest,
         "version": choice.version,
-        "source": findings.trees.get(choice.name) or (chosen.sha256 if chosen else None),
+        "source": findings.trees.get(choice.name)
+        or (installed.digest if installed else chosen.sha256 if chosen else None),
         "patches": [patch.sha256 for patch in patches],
         "flags": flags,
         "environment": environment,
-        "compiler": host.compiler.version if host.compiler and recipe.compiles and built else None,
+        "compiler": tools.compiler.version if tools.compiler and recipe.compiles and built else None,
+        "toolkit": [toolkit.version, toolkit.identity] if toolkit else None,
+        "architectures": [str(item) for item in build_facts.architectures],
         "python": [interpreter.tag, interpreter.platform],
         "build": [[item.name, item.version, *item.sha256] for item in build_requires],
         "against": [below[name].key for name in recipe.against] if built else [],
@@ -407,9 +523,26 @@ def _layer(  # one layer's decisions in one place
         build_requires=build_requires,
         key=layer_key,
         work_key=key("work", {**inputs, "source": str(source.path)}) if source.path else layer_key,
-        verify_key=_verify_key(recipe, selection.stack, layer_key, below, locked, host),
-        reproducible=source.kind != "path" and all(below[name].reproducible for name in recipe.against),
+        verify_key=_verify_key(recipe, expect, cuda, layer_key, below, locked, host),
+        reproducible=source.kind not in {"path", "installed"}
+        and all(below[name].reproducible for name in recipe.against),
+        local_version=_local_version(recipe, toolkit, facts),
+        for_gpus=toolkit is not None,
+        cuda=cuda,
+        expect=expect,
+        installed=installed,
     )
+
+
+def _local_version(recipe: RecipeData, toolkit: Toolkit | None, versions: Mapping[str, str]) -> str:
+    """Return what tells a wheel from those of the same release for another CUDA or other layers below."""
+    if recipe.cuda is None or toolkit is None:
+        return ""
+    text = recipe.cuda.local_version.replace("{cuda}", toolkit.version.replace(".", ""))
+    for name in recipe.needs:
+        release = Version(versions[name])
+        text = text.replace(f"{{{name}}}", f"{release.major}.{release.minor}")
+    return text
 
 
 def _flags(recipe: RecipeData, choice: LayerChoice, request: Request) -> dict[str, str]:
@@ -424,6 +557,14 @@ def _build_requires(
     variants = [plan.chosen.variant for name in recipe.against if (plan := below[name]).chosen and plan.chosen.variant]
     names = [f"build-{recipe.name}", *(f"run-{name}" for name in variants if f"run-{name}" in locked)]
     return _merge(locked, names)
+
+
+def _beside(
+    chosen: FilePin | None, locked: Mapping[str, tuple[LockedRequirement, ...]]
+) -> tuple[LockedRequirement, ...]:
+    """Return what must stand beside a prebuilt wheel for its libraries to be found."""
+    name = f"run-{chosen.variant}" if chosen and chosen.variant else ""
+    return locked.get(name, ())
 
 
 def _patches(catalog: Catalog, project: str, version: str, facts: Mapping[str, str]) -> tuple[Patch, ...]:
@@ -452,7 +593,8 @@ def _merge(
 
 def _verify_key(
     recipe: RecipeData,
-    stack: Stack,
+    expect: Mapping[str, str],
+    cuda: str,
     layer_key: str,
     below: Mapping[str, LayerPlan],
     locked: Mapping[str, tuple[LockedRequirement, ...]],
@@ -465,8 +607,8 @@ def _verify_key(
             "suite": recipe.suite_digest,
             "layers": [*(plan.key for plan in below.values()), layer_key],
             "requirements": [[item.name, item.version] for item in requirements],
-            "expect": dict(stack.expect.get(recipe.name, {})),
-            "cuda": stack.cuda,
+            "expect": dict(expect),
+            "cuda": cuda,
             "gpus": [[gpu.name, gpu.capability] for gpu in host.gpus],
         },
     )
@@ -484,13 +626,23 @@ def _plan_key(stack: Stack, layers: Sequence[LayerPlan], run: Sequence[LockedReq
 
 
 def _jobs(host: Host, layers: Sequence[LayerPlan]) -> int:
-    heaviest = max((layer.recipe.memory_per_job for layer in layers if layer.recipe.compiles), default=1)
+    heaviest = max((_memory_per_job(layer) for layer in layers if layer.recipe.compiles), default=1)
     return max(1, min(host.cores, (host.memory - MEMORY_KEPT_FREE) // heaviest))
 
 
-def _warnings(layers: Sequence[LayerPlan]) -> tuple[str, ...]:
-    return tuple(
+def _memory_per_job(layer: LayerPlan) -> int:
+    return layer.recipe.cuda.memory_per_job if layer.for_gpus and layer.recipe.cuda else layer.recipe.memory_per_job
+
+
+def _warnings(layers: Sequence[LayerPlan], tools: Tools, stack: Stack) -> tuple[str, ...]:
+    warnings = [
         f"{layer.name} is built from the folder {layer.source.path}: the result cannot be made again elsewhere"
         for layer in layers
         if layer.source.kind == "path"
-    )
+    ]
+    if tools.toolkit and tools.toolkit.version != stack.cuda:
+        warnings.append(
+            f"cuda-minor-version: the toolkit is CUDA {tools.toolkit.version}, the stack is for {stack.cuda}: its "
+            "programs run by minor-version compatibility, and nothing newer than that toolkit knows can be compiled for"
+        )
+    return tuple(warnings)

@@ -8,27 +8,36 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from mmstack import doctor, host, locking, patchwork
+from mmstack import doctor, doctor_cuda, host, locking, patchwork
+from mmstack.bundle import Bundler
 from mmstack.catalog import lock_file
 from mmstack.dist import Dist
+from mmstack.doctor import Needs
 from mmstack.engine import Engine
 from mmstack.envs import uv_path
-from mmstack.errors import CatalogError, UsageError, did_you_mean
+from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
 from mmstack.lock import write_lock
 from mmstack.report import Report, read_manifest, write
-from mmstack.resolve import choose_python, select
+from mmstack.resolve import choose_python, compiled_for_gpus, select
 from mmstack.sources.settings import load_settings
+from mmstack.toolchains.system import every
+from mmstack.verify import toolkit_facts
 from mmstack.workshop import Workshop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mmstack.console import Console
     from mmstack.events import Event
-    from mmstack.model import Host, Paths, Plan, Request, Stack
+    from mmstack.model import Host, Interpreter, Paths, Plan, Request, Stack, Toolkit
     from mmstack.options import Options
+    from mmstack.resolve import Selection
 
 DISK_FOR_A_STACK = 8 << 30
+DISK_FOR_A_CUDA_STACK = 25 << 30  # NVIDIA's libraries: 3.3 GB to download, 6 GB unpacked, and again in dist/
+T = TypeVar("T")
 
 
 @dataclass
@@ -78,6 +87,7 @@ class Session:
                 "key": plan.key,
                 "python": plan.interpreter.version,
                 "jobs": plan.jobs,
+                "toolkit": toolkit_facts(plan),
                 "layers": {
                     layer.name: {
                         "version": layer.version,
@@ -106,27 +116,41 @@ class Session:
         results = self._engine(suite_options).verify_again(dist, read_manifest(dist.root))
         self.console.document({"verifications": results})
 
+    def bundle(self, name: str, file: str, without: Sequence[str], suite_options: dict[str, str]) -> None:
+        """Make one archive that proves what stands in `dist/<stack>/` on another machine.
+
+        Raises:
+            UsageError: the options do not go together, or the stack is not built.
+        """
+        if not file:
+            raise UsageError("--bundle-without goes with --bundle", fix="name the archive: `--bundle NAME.tar.gz`")
+        if suite_options:
+            named = ", ".join(f"--{option}" for option in suite_options)
+            raise UsageError(f"{named}: no suite runs here", fix="give it to `verify.py` on the other machine")
+        dist = Dist(self.paths.dist / self._built(name))
+        manifest = read_manifest(dist.root)
+        bundler = Bundler(workshop=self.engine.workshop, dist=dist, manifest=manifest, without=without)
+        made = bundler.make(Path(file))
+        self.console.text(f"made {file}: unpack it on the other machine, and run `{made['command']}` there")
+        self.console.document({"bundle": made})
+
     def doctor(self, options: Options) -> bool:
         """Show what this machine has and lacks; return whether a build can begin."""
         request = options.request()
         selection = select(request, self.engine.catalog)
         stack = selection.stack
-        facts = self._look(stack, request)
+        facts, system = self._look(stack, request), doctor.family(platform.system(), _os_release())
         pinned = min(selection.sources.values(), key=lambda source: (not source.files, len(source.files)))
-        recipes = [self.engine.catalog.recipe(layer.name) for layer in stack.layers]
         findings = doctor.examine(
             facts,
-            doctor.Needs(
-                pythons=(facts.pythons[0].minor,) if request.python else stack.python,
-                compiles=any(recipe.compiles for recipe in recipes),
-                disk=DISK_FOR_A_STACK,
-                memory_per_job=max(recipe.memory_per_job for recipe in recipes),
-            ),
+            self._needs(request, selection, facts),
             state=self.paths.state,
             reach=lambda: self.engine.workshop.reach_index(pinned),
             git=Path(found) if (found := shutil.which("git")) else None,
-            os_release=_os_release(),
+            system=system,
         )
+        if stack.cuda != "cpu":
+            findings = doctor_cuda.examine(findings, facts, self._look_for_cuda(request, selection, facts), system)
         self.console.findings(findings)
         self.console.document({"findings": [vars(finding) for finding in findings]})
         return all(finding.verdict != "missing" for finding in findings)
@@ -193,6 +217,44 @@ class Session:
             cache=self.paths.state / "pythons.json",
             minors=() if request.python else stack.python,
             wanted=(request.python,) if request.python else (),
+            all_compilers=stack.cuda != "cpu",
+        )
+
+    def _needs(self, request: Request, selection: Selection, facts: Host) -> Needs:
+        """Return what a stack asks of a machine."""
+        recipes = [self.engine.catalog.recipe(layer.name) for layer in selection.layers]
+        for_gpus = compiled_for_gpus(selection, self.engine.catalog)
+        fetched = any(source.kind == "wheel" for source in selection.sources.values())
+        return Needs(
+            pythons=(facts.pythons[0].minor,) if request.python else selection.stack.python,
+            compiles=any(recipe.compiles for recipe in recipes),
+            disk=DISK_FOR_A_CUDA_STACK if selection.stack.cuda != "cpu" and fetched else DISK_FOR_A_STACK,
+            memory_per_job=max(
+                recipe.cuda.memory_per_job if recipe.cuda and recipe.name in for_gpus else recipe.memory_per_job
+                for recipe in recipes
+            ),
+        )
+
+    def _look_for_cuda(self, request: Request, selection: Selection, facts: Host) -> doctor_cuda.Looked:
+        """Return what a plan would find for a CUDA stack, and what would end it."""
+
+        def interpreter() -> Interpreter:
+            return choose_python(selection.stack, facts.pythons)
+
+        def toolkit() -> Toolkit | None:
+            taken, _notes = self.engine.toolkit(request, selection, interpreter())
+            if taken:
+                self.engine.catalog.toolkit(taken.version)
+            return taken
+
+        return doctor_cuda.Looked(
+            request=request,
+            selection=selection,
+            catalog=self.engine.catalog,
+            interpreter=_attempt(interpreter),
+            toolkits=every(os.environ),
+            toolkit=_attempt(toolkit),
+            installed=_attempt(lambda: self.engine.installed(selection, interpreter())) if request.python else {},
         )
 
     def _check_lock(self, stack: Stack) -> None:
@@ -215,6 +277,16 @@ class Session:
                 fix="name one with `--stack NAME`" if known else "run `invoke build-stack`",
             )
         return name or known[0]
+
+
+def _attempt(call: Callable[[], T]) -> T | MmstackError:
+    """Return what was asked for, or the error that says why it cannot be had; a wrong option stays an error."""
+    try:
+        return call()
+    except UsageError:
+        raise
+    except MmstackError as error:
+        return error
 
 
 def _os_release() -> dict[str, str]:

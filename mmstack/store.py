@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from mmstack.errors import DiskError
 from mmstack.events import Waiting
 from mmstack.keys import file_digest
-from mmstack.model import Artifact, CheckResult, Verification
+from mmstack.model import Artifact, CheckResult, GpuCode, Verification
 from mmstack.run import interrupted, is_stopping
 
 if TYPE_CHECKING:
@@ -105,12 +105,21 @@ class Store:
                 seconds=record["seconds"],
                 gates=tuple(record["gates"]),
                 reproducible=record["reproducible"],
+                gpu_code=tuple(GpuCode(**line) for line in record["gpu_code"]),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def put(
-        self, wheel: Path, *, layer: str, key: str, seconds: float, gates: tuple[str, ...], reproducible: bool
+        self,
+        wheel: Path,
+        *,
+        layer: str,
+        key: str,
+        seconds: float,
+        gates: tuple[str, ...],
+        reproducible: bool,
+        gpu_code: tuple[GpuCode, ...] = (),
     ) -> Artifact:
         """Take a wheel in, atomically; the caller holds the lock of its key."""
         folder = self._folder(key)
@@ -131,6 +140,7 @@ class Store:
                     "seconds": seconds,
                     "gates": list(gates),
                     "reproducible": reproducible,
+                    "gpu_code": [vars(line) for line in gpu_code],
                 },
             )
             if folder.exists():

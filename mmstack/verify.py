@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+from mmstack import standalone
 from mmstack.envs import python_of
 from mmstack.errors import CommandError, VerificationError
 from mmstack.model import CheckResult, Verification
 from mmstack.run import run, scrubbed
+from mmstack.standalone import FACTS_VARIABLE, PASSED_THROUGH, SOME_TESTS_FAILED, isolation, pytest_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mmstack.model import Stack
-
-FACTS_VARIABLE = "MMSTACK_FACTS"
-PASSED_THROUGH = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "CC", "CXX")
-SOME_TESTS_FAILED = 1
+    from mmstack.model import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +42,12 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
     facts, results = work / "facts.json", work / "results.xml"
     facts.write_text(json.dumps(suite.facts), encoding="utf-8")
     results.unlink(missing_ok=True)
-    root = suite.folder.parents[1]
-    words: list[str | Path] = [python_of(env), *_isolation(suite.facts), "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    isolated = isolation(str(suite.facts["python"]))
     started = time.monotonic()
     failure = None
     try:
         run(
-            [*words, f"--rootdir={root}", f"--confcutdir={root}", f"--junit-xml={results}", suite.folder],
+            [python_of(env), *isolated, *pytest_words(suite.folder, results)],
             env=scrubbed(
                 work / "home",
                 {
@@ -81,21 +78,10 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
 
 def read_results(file: Path) -> tuple[CheckResult, ...]:
     """Read pytest's JUnit XML; what was skipped counts as not run."""
-    cases = ET.parse(file).getroot().iter("testcase")  # noqa: S314 - pytest wrote it a moment ago
-    return tuple(_check(case) for case in cases)
-
-
-def _check(case: ET.Element) -> CheckResult:
-    name = f"{case.get('classname', '').rsplit('.', 1)[-1]}::{case.get('name', '')}"
-    seconds = float(case.get("time", "0"))
-    for tag in ("failure", "error"):
-        if (found := case.find(tag)) is not None:
-            detail = f"{found.get('message', '')}\n{found.text or ''}".strip()
-            return CheckResult(name=name, outcome="failed", seconds=seconds, detail=detail)
-    if (skipped := case.find("skipped")) is not None:
-        reason = skipped.get("message", "").removeprefix("not run: ")
-        return CheckResult(name=name, outcome="not run", seconds=seconds, detail=reason)
-    return CheckResult(name=name, outcome="passed", seconds=seconds)
+    return tuple(
+        CheckResult(name=item["name"], outcome=item["outcome"], seconds=item["seconds"], detail=item["detail"])
+        for item in standalone.read_results(file)
+    )
 
 
 def _judge(result: Verification, log: Path) -> Verification:
@@ -113,23 +99,14 @@ def _judge(result: Verification, log: Path) -> Verification:
     )
 
 
-def _isolation(facts: Mapping[str, object]) -> list[str]:
-    """Return the option, new in Python 3.11, by which nothing is imported from the current folder."""
-    major, minor, *_ = str(facts["python"]).split(".")
-    return ["-P"] if (int(major), int(minor)) >= (3, 11) else []
-
-
-def suite_facts(
-    stack: Stack, layer: str, versions: Mapping[str, str], python: str, options: Mapping[str, str]
-) -> dict[str, object]:
-    """Return what a layer's suite is told."""
+def toolkit_facts(plan: Plan) -> dict[str, object] | None:
+    """Return what is told of a plan's CUDA toolkit: version, kind, origin, and what was compiled for."""
+    if plan.toolkit is None:
+        return None
     return {
-        "stack": stack.name,
-        "layer": layer,
-        "version": versions[layer],
-        "cuda": stack.cuda,
-        "python": python,
-        "layers": dict(versions),
-        "expect": dict(stack.expect.get(layer, {})),
-        "options": {"checkpoint": "", "video": "", **options},
+        "version": plan.toolkit.version,
+        "kind": plan.toolkit.kind,
+        "origin": plan.toolkit.origin,
+        "identity": plan.toolkit.identity,
+        "architectures": [str(item) for item in plan.architectures],
     }

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack import gates, patches
@@ -22,17 +23,19 @@ from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
 from mmstack.errors import NetworkError, PatchError, PinError, UsageError
 from mmstack.events import ArtifactStored, LayerVerified, Notice
+from mmstack.keys import key
 from mmstack.model import StepKind
 from mmstack.recipes import BuildFacts, load_recipe
 from mmstack.run import stop_all
 from mmstack.sources.archive import tree_digest, unpack
 from mmstack.sources.download import Downloads
+from mmstack.standalone import suite_facts
 from mmstack.store import Store, write_json
-from mmstack.verify import Suite, run_suite, suite_facts
+from mmstack.toolchains import architectures, redist, system, wheels
+from mmstack.verify import Suite, run_suite, toolkit_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from mmstack.events import Listener
     from mmstack.model import (
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
         Plan,
         Source,
         Step,
+        Toolkit,
         Verification,
     )
     from mmstack.sources.index import Index, Offer
@@ -126,7 +130,52 @@ class Workshop:
             return self.download("", (), (*plan.run_requires, *plan.verify_requires), tags)
         layer = plan.layer(step.layer)
         pins = (layer.chosen,) if layer.chosen else ()
+        if layer.for_gpus and plan.toolkit:
+            self._fetch_toolkit(plan, plan.toolkit)
         return self.download(layer.source.project, pins, layer.build_requires, tags)
+
+    def _fetch_toolkit(self, plan: Plan, toolkit: Toolkit) -> None:
+        self.download("", (), (*toolkit.requirements, *plan.cubins), plan.interpreter.tags)
+        if toolkit.manifest and not self.downloads.has(toolkit.manifest):
+            self.downloads.fetch([redist.manifest_offer(toolkit)], self.index, self.listener)
+        if missing := [offer for offer in self._archives(toolkit) if not self.downloads.has(offer.pin)]:
+            self.downloads.fetch(missing, self.index, self.listener)
+
+    def _archives(self, toolkit: Toolkit) -> tuple[Offer, ...]:
+        return redist.components(self.downloads.path(toolkit.manifest), toolkit) if toolkit.manifest else ()
+
+    def toolkit(self, plan: Plan, toolkit: Toolkit) -> Path:
+        """Return the folder of a plan's CUDA toolkit in NVIDIA's layout, made where it is not there yet."""
+        name = f"cuda-{toolkit.version}-{toolkit.kind}-{toolkit.identity[:16]}"
+        name += f"-{plan.interpreter.tag}" if toolkit.kind == "wheels" else ""
+        place = self.paths.state / "toolkits" / name
+        with self.store.lock(name):
+            if toolkit.home is not None:
+                return system.classic(toolkit.home, place)
+            if toolkit.manifest:
+                archives = [self.downloads.path(offer.pin) for offer in self._archives(toolkit)]
+                return place if place.exists() else redist.merge(archives, place)
+            self.environments.make(place, plan.interpreter, self.wheels(toolkit.requirements, plan.interpreter))
+            return wheels.complete(site_packages(place, plan.interpreter), toolkit.version)
+
+    def _cuobjdump(self, plan: Plan) -> Path:
+        """Return the program that reads compiled GPU code, in an environment of its own."""
+        name = f"cubins-{key('cubins', {'wheels': [item.line() for item in plan.cubins]})[:16]}-{plan.interpreter.tag}"
+        place = self.paths.state / "toolkits" / name
+        with self.store.lock(name):
+            self.environments.make(place, plan.interpreter, self.wheels(plan.cubins, plan.interpreter))
+        return wheels.program(site_packages(place, plan.interpreter), "cuobjdump")
+
+    def _gpu_variables(self, plan: Plan, layer: LayerPlan) -> dict[str, str]:
+        """Return what both CMake and a build that looks for CUDA_HOME go by."""
+        if not layer.for_gpus or plan.toolkit is None or plan.compiler is None:
+            return {}
+        return {
+            **system.environment(self.toolkit(plan, plan.toolkit)),
+            "CUDAHOSTCXX": str(plan.compiler.cxx),
+            "CUDAARCHS": architectures.cmake_words(plan.architectures),
+            "NVCC_PREPEND_FLAGS": f"-ccbin {plan.compiler.cxx}",
+        }
 
     def download(
         self,
@@ -197,20 +246,32 @@ class Workshop:
         return f"{len(applied)} patches applied"
 
     def env(self, plan: Plan, step: Step) -> str:
-        """Make the environment that a layer is built in: its build requirements and the layers below it."""
+        """Make the environment that a layer is built or examined in: what it requires and the layers below it."""
         layer = plan.layer(step.layer)
-        below = [_as_wheel(self.artifact(plan.layer(name))) for name in layer.recipe.against]
-        wheels = [*self.wheels(layer.build_requires, plan.interpreter), *below]
+        against = () if layer.source.kind == "wheel" else layer.recipe.against
+        below = [_as_wheel(self.artifact(item)) for item in plan.made if item.name in against]
+        needed = [*self.wheels(layer.build_requires, plan.interpreter), *below]
         place = self.place(layer)
-        self.environments.make(place.env, plan.interpreter, wheels, log=place.log)
-        return f"{len(wheels)} wheels"
+        self.environments.make(place.env, plan.interpreter, needed, log=place.log, beside=plan.beside)
+        if layer.for_gpus and plan.toolkit:
+            self.toolkit(plan, plan.toolkit)
+        return f"{len(needed)} wheels"
 
     def build(self, plan: Plan, step: Step) -> str:
         """Build a layer's wheel."""
         layer = plan.layer(step.layer)
         place = self.place(layer)
+        variables = self._gpu_variables(plan, layer)
         build = Build(
-            layer=layer, place=place, compiler=plan.compiler, jobs=plan.jobs, step=step, listener=self.listener
+            layer=layer,
+            place=place,
+            compiler=plan.compiler,
+            jobs=plan.jobs,
+            step=step,
+            listener=self.listener,
+            variables=variables,
+            # Debian's nvcc takes its other programs from PATH, where another toolkit's may come first
+            programs=(Path(variables["CUDACXX"]).parent,) if variables else (),
         )
         place.home.mkdir(parents=True, exist_ok=True)
         outside = (site_packages(place.env, plan.interpreter), place.home)
@@ -228,33 +289,45 @@ class Workshop:
         place = self.place(layer)
         prebuilt = layer.chosen if layer.source.kind == "wheel" else None
         wheel = self.downloads.path(prebuilt) if prebuilt else next(place.out.glob("*.whl"))
+        waived = layer.recipe.waived.get(layer.version, {}) if prebuilt else {}
+        for name, reason in waived.items():
+            self.listener(Notice(text=f"{layer.name}: the gate '{name}' is waived: {reason}"))
         expected = gates.Expected(
             rules=layer.recipe.gates,
             project=layer.recipe.project,
-            version=gates.planned_version(layer.version, layer.chosen),
+            version=gates.planned_version(layer.version, layer.chosen, layer.local_version),
             interpreter=plan.interpreter,
-            site=None if prebuilt else site_packages(place.env, plan.interpreter),
+            site=site_packages(place.env, plan.interpreter),
+            beside=plan.beside,
+            below=tuple(
+                name
+                for item in plan.layers
+                if item.name in layer.recipe.against
+                for name in item.recipe.gates.top_level
+            ),
+            architectures=plan.architectures if layer.for_gpus else (),
+            waived=frozenset(waived),
+            cuobjdump=self._cuobjdump(plan) if layer.for_gpus else None,
         )
         place.home.mkdir(parents=True, exist_ok=True)
         passed = gates.check_wheel(wheel, expected, scratch=place.home)
-        versions = {item.name: item.version for item in plan.layers}
-        facts = BuildFacts(flags=layer.flags, versions=versions, cuda=plan.stack.cuda)
-        passed += load_recipe(layer.recipe.folder).check(wheel, facts)
+        own = load_recipe(layer.recipe.folder).check(wheel, build_facts(plan, layer))
         artifact = self.store.put(
             wheel,
             layer=layer.name,
             key=layer.key,
             seconds=_seconds(place),
-            gates=passed,
+            gates=(*passed.gates, *own),
             reproducible=layer.reproducible,
+            gpu_code=passed.gpu_code,
         )
         self.listener(ArtifactStored(artifact=artifact))
         self.clear(layer)
-        return f"{len(passed)} gates passed"
+        return f"{len(artifact.gates)} gates passed"
 
     def install(self, plan: Plan, step: Step) -> str:  # noqa: ARG002 - one signature for all actions
         """Put the wheels and a ready environment into `dist/<stack>/`."""
-        artifacts = [self.artifact(layer) for layer in plan.layers]
+        artifacts = [self.artifact(layer) for layer in plan.made]
         dist = Dist(self.paths.dist / plan.stack.name)
         if dist.holds(plan, artifacts):
             return "made by another run"
@@ -273,19 +346,23 @@ class Workshop:
             key=step.key,
             folder=layer.recipe.folder / "verify",
             facts=suite_facts(
-                plan.stack,
-                layer.name,
-                {item.name: item.version for item in plan.layers},
-                plan.interpreter.version,
-                self.options,
+                stack=plan.stack.name,
+                layer=layer.name,
+                cuda=layer.cuda,
+                python=plan.interpreter.version,
+                layers={item.name: item.version for item in plan.layers},
+                expect=layer.expect,
+                toolkit=toolkit_facts(plan),
+                options=self.options,
             ),
         )
         result = self.prove(
             suite,
-            [_as_wheel(self.artifact(item)) for item in below],
+            [_as_wheel(self.artifact(item)) for item in below if item.installed is None],
             (*plan.run_requires, *plan.verify_requires),
             plan.interpreter,
             log=self._log(plan.stack.name, f"verify-{layer.name}"),
+            beside=plan.beside,
         )
         self.store.put_verification(result)
         self.listener(LayerVerified(verification=result, cached=False))
@@ -299,6 +376,7 @@ class Workshop:
         interpreter: Interpreter,
         *,
         log: Path,
+        beside: Sequence[Path] = (),
     ) -> Verification:
         """Run a suite in an environment made for it from these wheels, and remove that environment."""
         work = self.paths.state / "work" / f"verify-{suite.key[:16]}"
@@ -306,7 +384,8 @@ class Workshop:
         log.unlink(missing_ok=True)
         env = work / "env"
         try:
-            self.environments.make(env, interpreter, [*self.wheels(requirements, interpreter), *layers], log=log)
+            needed = [*self.wheels(requirements, interpreter), *layers]
+            self.environments.make(env, interpreter, needed, log=log, beside=beside)
             return run_suite(suite, env, work, log, self.environ)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -384,6 +463,16 @@ class Workshop:
 
     def _log(self, stack: str, name: str) -> Path:
         return self.paths.dist / stack / "logs" / f"{name}.log"
+
+
+def build_facts(plan: Plan, layer: LayerPlan) -> BuildFacts:
+    """Return what a layer's recipe is told of its plan."""
+    return BuildFacts(
+        flags=layer.flags,
+        versions={item.name: item.version for item in plan.layers},
+        cuda=plan.toolkit.version if layer.for_gpus and plan.toolkit else "cpu",
+        architectures=plan.architectures if layer.for_gpus else (),
+    )
 
 
 def settle(new: Path, tree: Path) -> None:

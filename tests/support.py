@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Checkout:
     """A folder laid out like this repository, driven through its front door."""
 
     root: Path
+    stack: str = "mini"
     env: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -68,7 +69,7 @@ class Checkout:
     @property
     def dist(self) -> Path:
         """Return the stack's results."""
-        return self.root / "dist" / "mini"
+        return self.root / "dist" / self.stack
 
     def environ(self, **changes: str) -> dict[str, str]:
         """Return the variables of a user who has no settings but this index."""
@@ -117,11 +118,11 @@ class Checkout:
 
     def build(self, *words: str, before: Iterable[str] = (), **changes: str) -> Done:
         """Run the main job."""
-        return self.invoke("build-stack", "--stack", "mini", *words, before=before, **changes)
+        return self.invoke("build-stack", "--stack", self.stack, *words, before=before, **changes)
 
     def plan(self, *words: str) -> dict[str, bool]:
         """Return each step and whether its result is there, by `plan --json`."""
-        done = self.invoke("plan", "--stack", "mini", "--json", *words)
+        done = self.invoke("plan", "--stack", self.stack, "--json", *words)
         assert done.code == 0, done.text
         return {step["id"]: step["cached"] for step in json.loads(done.out)["steps"]}
 
@@ -179,7 +180,7 @@ class Checkout:
         ignore = shutil.ignore_patterns(*left_out)
         shutil.copytree(self.root, parent / self.root.name, symlinks=True, ignore=ignore)
         shutil.copytree(self.index, parent / self.index.name)
-        return Checkout(root=parent / self.root.name, env=dict(self.env))
+        return replace(self, root=parent / self.root.name, env=dict(self.env))
 
 
 def lay_out(parent: Path, tools: Mapping[str, LockedRequirement], wheels: Iterable[Path]) -> Checkout:

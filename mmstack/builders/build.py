@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmstack.diagnose import first_error
@@ -13,7 +13,7 @@ from mmstack.events import BuildProgress
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from mmstack.events import Listener
@@ -36,7 +36,10 @@ class Workplace:
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """One layer's build: what is built where and with what, and who is told how far it is."""
+    """One layer's build: what is built where and with what, and who is told how far it is.
+
+    `variables` and folders of `programs` are those of the toolchain, for a layer that is compiled for GPUs.
+    """
 
     layer: LayerPlan
     place: Workplace
@@ -44,6 +47,8 @@ class Build:
     jobs: int
     step: Step
     listener: Listener
+    variables: Mapping[str, str] = field(default_factory=dict)
+    programs: tuple[Path, ...] = ()
 
     def run(self, *words: str | Path, on_line: Callable[[str], None] | None = None) -> None:
         """Run a command in the build's environment; lines such as `[3/9] …` are its progress.
@@ -65,14 +70,19 @@ class Build:
 
     def environment(self) -> dict[str, str]:
         """Return the variables of the build: few of the user's, those that hold it still, and the recipe's."""
-        words = {"{jobs}": str(self.jobs), "{built}": str(self.place.built)}
-        extra = {name: _filled(value, words) for name, value in self.layer.environment.items()}
+        words = {
+            "{jobs}": str(self.jobs),
+            "{built}": str(self.place.built),
+            "{local_version}": self.layer.local_version,
+        }
+        extra = {name: _filled(value, words) for name, value in self.layer.environment.items()} | dict(self.variables)
         if self.compiler is not None:
             extra |= {"CC": str(self.compiler.cc), "CXX": str(self.compiler.cxx)}
+        folders = (self.place.env / "bin", *self.programs)
         return scrubbed(
             self.place.home,
             {
-                "PATH": f"{self.place.env / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+                "PATH": os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)]),
                 "VIRTUAL_ENV": str(self.place.env),
                 "PYTHONHASHSEED": "0",
                 "SOURCE_DATE_EPOCH": str(newest_time(self.place.tree)),

@@ -88,7 +88,7 @@ MISTAKES = {
     "layer twice": (STACK_FILE, '"top"', '"base"', "key 'layers' must list layers, each once"),
     "unknown layer": (STACK_FILE, '"top"', '"tops"', "no layer 'tops'|did you mean 'top'"),
     "unknown source": (STACK_FILE, '"sdist"', '"sdits"', "key 'layers[1].source'|did you mean 'sdist'"),
-    "a folder as source": (STACK_FILE, '"sdist"', '"path"', "key 'layers[1].source' must be pinned|path:DIR"),
+    "a folder as source": (STACK_FILE, '"sdist"', '"path"', "key 'layers[1].source' must be pinned|LAYER=path"),
     "no version": (STACK_FILE, '"2.0"', '"two"', "key 'layers[1].version' must be a version|two"),
     "unknown flag": (STACK_FILE, "SPEED", "SPED", "layer 'ext' has no flag 'SPED'|did you mean 'SPEED'"),
     "unknown value": (STACK_FILE, '"O1"', '"01"', "'01' is no value of ext.SPEED|known: O0, O1, O2"),

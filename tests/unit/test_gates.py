@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packaging.tags import Tag, sys_tags
 
+from mmstack import gates
 from mmstack.elf import most_likely, read_module, system_folders
 from mmstack.errors import DiskError, GateError, HostError
 from mmstack.gates import Expected, check_unchanged, check_wheel, planned_version, snapshot
@@ -136,20 +137,20 @@ def refusal(wheel: Path, expected: Expected) -> str:
 def test_a_good_compiled_wheel_passes_all_gates(tmp_path: Path, lab: Lab) -> None:
     """Weak symbols may stay open, the others are found below and in the interpreter."""
     expected = replace(EXPECTED, libraries=(lab.below,))
-    assert check_wheel(native(lab.module).write(tmp_path), expected) == ALL_GATES
+    assert check_wheel(native(lab.module).write(tmp_path), expected).gates == ALL_GATES
 
 
 def test_libraries_of_the_layers_below_are_found_in_their_site_packages(tmp_path: Path, lab: Lab) -> None:
     """A folder of libraries need not be named where the build environment holds it."""
-    expected = replace(EXPECTED, site=lab.below.parent)
-    assert check_wheel(native(lab.module).write(tmp_path), expected) == ALL_GATES
+    expected = replace(EXPECTED, site=lab.below.parent, below=(lab.below.name,))
+    assert check_wheel(native(lab.module).write(tmp_path), expected).gates == ALL_GATES
 
 
 def test_a_good_pure_wheel_claims_no_gate_that_saw_nothing(tmp_path: Path) -> None:
     """Run paths and symbols are not reported as checked where nothing is compiled."""
-    assert check_wheel(pure().write(tmp_path), PURE) == ("tag", "metadata", "record", "extensions")
+    assert check_wheel(pure().write(tmp_path), PURE).gates == ("tag", "metadata", "record", "extensions")
     old = replace(pure(), tag="py2.py3-none-any", inner_tag="py2-none-any\nTag: py3-none-any")
-    assert check_wheel(old.write(tmp_path), PURE) == ("tag", "metadata", "record", "extensions")
+    assert check_wheel(old.write(tmp_path), PURE).gates == ("tag", "metadata", "record", "extensions")
 
 
 def test_nothing_is_left_behind(tmp_path: Path, lab: Lab) -> None:
@@ -191,7 +192,7 @@ def test_a_release_wheel_may_have_any_native_platform_tag(tmp_path: Path, lab: L
     """The index's names for the same ABI and machine are as good as our own."""
     tag = next(tag for tag in sys_tags() if tag.abi == NATIVE.abi and "many" in tag.platform)
     draft = replace(native(lab.module), tag=str(tag))
-    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, libraries=(lab.below,))) == ALL_GATES
+    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, libraries=(lab.below,))).gates == ALL_GATES
 
 
 @pytest.mark.parametrize("tag", [str(NATIVE), "py2-none-any"])
@@ -235,7 +236,7 @@ def test_metadata_is_as_planned(tmp_path: Path, change: dict[str, str], expected
 def test_a_local_version_is_right_where_the_pin_has_one(tmp_path: Path) -> None:
     """The variant of a release that was pinned is the one that is wanted."""
     draft = replace(pure(), version="1.0+cpu", info="my_pkg-1.0+cpu.dist-info")
-    assert check_wheel(draft.write(tmp_path), replace(PURE, version="1.0+cpu"))
+    assert check_wheel(draft.write(tmp_path), replace(PURE, version="1.0+cpu")).gates
 
 
 @pytest.mark.parametrize(
@@ -271,7 +272,7 @@ FIRST = f"pkg/__init__.py,sha256={digest_of(b'x = 1' + bytes([10]))},6"
 )
 def test_record_tells_the_truth(tmp_path: Path, record: str, text: str) -> None:
     """Digests, sizes and the list of files are all compared with what is in the wheel."""
-    assert check_wheel(replace(pure(), record=record_of(GOOD)).write(tmp_path / "good"), PURE)
+    assert check_wheel(replace(pure(), record=record_of(GOOD)).write(tmp_path / "good"), PURE).gates
     message = refusal(replace(pure(), record=record).write(tmp_path), PURE)
     assert text in message
 
@@ -301,7 +302,7 @@ def test_nothing_may_stand_outside_the_packages(tmp_path: Path, name: str, text:
 def test_data_for_site_packages_stands_where_its_package_does(tmp_path: Path) -> None:
     """The platlib scheme is site-packages by another name."""
     draft = replace(pure(), files={"my_pkg-1.0.data/platlib/pkg/a.py": b""})
-    assert check_wheel(draft.write(tmp_path), PURE)
+    assert check_wheel(draft.write(tmp_path), PURE).gates
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
@@ -421,7 +422,7 @@ def test_a_symbol_in_the_wheel_s_other_modules_has_no_home_there(tmp_path: Path,
     message = refusal(Draft(files={"pkg/_ext.so": module, "pkg/_other.so": module}).write(tmp_path), EXPECTED)
     assert "pkg/_ext.so lacks zzqx_unheard_of\n" in message
     assert "pkg/_other.so lacks zzqx_unheard_of\n" in message
-    assert check_wheel(native(lab.module).write(tmp_path), replace(EXPECTED, libraries=(lab.below,)))
+    assert check_wheel(native(lab.module).write(tmp_path), replace(EXPECTED, libraries=(lab.below,))).gates
 
 
 def test_a_library_that_is_nowhere_is_named(tmp_path: Path, lab: Lab) -> None:
@@ -452,7 +453,7 @@ def test_bundled_libraries_are_found_by_run_path(tmp_path: Path, lab: Lab) -> No
     module = compiled(tmp_path, "m.so", EXTENSION, f"-L{lab.below}", "-lbelow", "-Wl,-rpath,$ORIGIN/lib").read_bytes()
     library = (lab.below / "libbelow.so").read_bytes()
     draft = Draft(files={"pkg/_ext.so": module, "pkg/lib/libbelow.so": library})
-    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, rules=rules)) == ALL_GATES
+    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, rules=rules)).gates == ALL_GATES
 
 
 def test_run_paths_reach_the_other_packages_of_the_site(tmp_path: Path) -> None:
@@ -462,7 +463,7 @@ def test_run_paths_reach_the_other_packages_of_the_site(tmp_path: Path) -> None:
     compiled(library.parent, library.name, "int below_add(int a) { return a; }", "-Wl,-soname,below.so.1")
     options = [str(library), "-Wl,-rpath,${ORIGIN}/../other"]
     draft = native(compiled(tmp_path, "m.so", EXTENSION, *options).read_bytes())
-    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, rules=rules, site=tmp_path / "site")) == ALL_GATES
+    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, rules=rules, site=tmp_path / "site")).gates == ALL_GATES
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -475,7 +476,7 @@ def test_a_damaged_module_ends_in_a_verdict(tmp_path: Path, lab: Lab, data: st.D
         module[place] = data.draw(st.integers(0, 255))
     wheel = native(bytes(module)).write(tmp_path)
     try:
-        assert check_wheel(wheel, replace(EXPECTED, libraries=(lab.below,))) == ALL_GATES
+        assert check_wheel(wheel, replace(EXPECTED, libraries=(lab.below,))).gates == ALL_GATES
     except GateError as error:
         assert error.why  # noqa: PT017 - either verdict is right
 
@@ -546,3 +547,59 @@ def test_a_build_that_writes_elsewhere_is_told_each_file(tmp_path: Path) -> None
         f"gone: {tmp_path / 'gone'}",
         f"changed: {tmp_path / 'changed'}, {tmp_path / 'touched'}",
     ]
+
+
+RUNTIME = ("libcudart.so.11", "int below_add(int a, int b) { return a + b; }", "-Wl,-soname,libcudart.so.11")
+
+
+def test_what_a_layer_below_loads_is_there(tmp_path: Path) -> None:
+    """A library that only lies in another package's folder is not: nothing would load it."""
+    site = tmp_path / "site"
+    runtime = compiled(site / "nv" / "lib", *RUNTIME)
+    compiled(site / "leaves" / "lib", "liblayer.so", "int x;")
+    loads = [str(runtime), "-Wl,-rpath,$ORIGIN/../../nv/lib"]
+    compiled(
+        site / "loads" / "lib",
+        "liblayer.so",
+        "int below_add(int, int); int x(void) { return below_add(1, 2); }",
+        *loads,
+    )
+    wheel = native(compiled(tmp_path, "m.so", EXTENSION, str(runtime)).read_bytes()).write(tmp_path)
+    assert check_wheel(wheel, replace(EXPECTED, site=site, below=("loads",))).gates == ALL_GATES
+    message = refusal(wheel, replace(EXPECTED, site=site, below=("leaves",)))
+    assert "needs libraries that are nowhere: libcudart.so.11" in message
+
+
+def test_a_toolkit_of_this_machine_is_no_library_of_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works here and nowhere else."""
+    runtime = compiled(tmp_path / "system", *RUNTIME)
+    monkeypatch.setattr(gates, "system_folders", lambda: (runtime.parent, *system_folders()))
+    wheel = native(compiled(tmp_path, "m.so", EXTENSION, str(runtime)).read_bytes()).write(tmp_path)
+    assert "needs libraries of this machine's CUDA toolkit: libcudart.so.11" in refusal(wheel, EXPECTED)
+
+
+def test_a_library_may_leave_out_what_its_loaders_bring(tmp_path: Path) -> None:
+    """But not where one that loads it does not bring it either."""
+    helper = compiled(tmp_path, "libhelper.so", "int below_add(int, int); int help(void) { return below_add(1, 2); }")
+    below = compiled(tmp_path, "libbelow.so", "int below_add(int a, int b) { return a + b; }")
+    code = "int help(void);\n" + EXTENSION.replace("extern int below_add(int, int);", "").replace(
+        "below_add(1, 2)", "help()"
+    )
+    options = ["-Wl,--no-as-needed", f"-L{tmp_path}", "-lhelper", "-Wl,--unresolved-symbols=ignore-all"]
+    rules = replace(RULES, rpath=("$ORIGIN",))
+    for brought, passes in ((["-lbelow"], True), ([], False)):
+        module = compiled(tmp_path, "m.so", code, *options, *brought, "-Wl,-rpath,$ORIGIN")
+        files = {"pkg/__init__.py": b"", "pkg/_ext.so": module.read_bytes(), "pkg/libhelper.so": helper.read_bytes()}
+        wheel = Draft(files={**files, "pkg/libbelow.so": below.read_bytes()}).write(tmp_path)
+        if passes:
+            assert check_wheel(wheel, replace(EXPECTED, rules=rules)).gates == ALL_GATES
+        else:
+            assert "libhelper.so lacks below_add" in refusal(wheel, replace(EXPECTED, rules=rules))
+
+
+def test_a_waived_gate_may_fail_and_is_not_claimed(tmp_path: Path, lab: Lab) -> None:
+    """The others still count."""
+    wheel = native(lab.module).write(tmp_path)
+    expected = replace(EXPECTED, libraries=(lab.below,), version="2.0", waived=frozenset({"metadata"}))
+    assert check_wheel(wheel, expected).gates == tuple(name for name in ALL_GATES if name != "metadata")
+    assert "record" in refusal(replace(pure(), record="").write(tmp_path), replace(PURE, waived=frozenset({"tag"})))

@@ -19,6 +19,14 @@ from tests.miniature import INTERPRETER, NEWER, Miniature, pinned
 if TYPE_CHECKING:
     from pathlib import Path
 
+CUDA = """
+gcc = "<15"
+clang = "<20"
+driver = ">=525"
+architectures = ["9.0"]
+[wheels]
+requires = ["cuda-like==12"]
+"""
 DIGEST, OTHER = "a" * 64, "b" * 64
 MARKERS = ("", "python_version < '3.11'", "sys_platform == 'linux' and (os_name == 'nt' or os_name == 'posix')")
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -149,11 +157,19 @@ def offer(server: Any) -> Any:  # noqa: ANN401 - conftest's Server is no importa
         ("giant", "9.0", ("runtime",)),
         ("backend", "82", ()),
         ("checker", "1.0", ("runtime",)),
+        ("checker", "0.9", ()),
+        ("cuda_like", "12", ("nvcc_like ; sys_platform == 'linux' or sys_platform == 'win32'",)),
+        ("nvcc_like", "12.8", ()),
+        ("nvidia_cuda_cuobjdump", "13.5", ()),
     ]
+    pages: dict[str, dict[str, str]] = {}
     for name, version, requires in offered:
         files = [f"/files/{name}-{version}-{tag}.whl" for tag in ("py3-none-any", "cp311-cp311-linux_x86_64")]
         body = wheel(name, version, *requires)
-        server.page(name.replace("_", "-"), {file: server.add(file, body + file.encode()) for file in files})
+        page = pages.setdefault(name.replace("_", "-"), {})
+        page |= {file: server.add(file, body + file.encode()) for file in files}
+    for name, page in pages.items():
+        server.page(name, page)
     return server
 
 
@@ -183,6 +199,20 @@ def test_a_stack_is_locked_in_sets(tmp_path: Path, offer: Any) -> None:  # noqa:
     mini.put("stacks/mini.lock", write_lock(lock))
     assert read_lock(tmp_path / "stacks" / "mini.lock") == lock
     assert offer.url not in write_lock(lock)
+
+
+def test_a_cuda_stack_is_locked_with_its_toolkit(tmp_path: Path, offer: Any) -> None:  # noqa: ANN401 - see offer
+    """And with the program that reads GPU code; what Linux needs is kept, whatever else needs it too."""
+    mini = Miniature(root=tmp_path).write()
+    mini.put("toolkits/12.8.toml", CUDA)
+    mini.edit("stacks/mini.toml", 'cuda = "cpu"', 'cuda = "12.8"\narch = ["9.0"]\nconstraints = ["checker<1"]')
+    mini.edit("pipelines/ext/recipe.toml", '"checker==1.0"', '"checker"')
+    work = tmp_path / "work"
+    lock = Resolver(settings=index(f"{offer.url}/simple"), work=work).lock(mini.catalog.stack("mini"), mini.catalog)
+    assert [item.line().partition(" ")[0] for item in lock.sets["toolkit"]] == ["cuda-like==12", "nvcc-like==12.8"]
+    assert [item.name for item in lock.sets["cubins"]] == ["nvidia-cuda-cuobjdump"]
+    assert [item.version for item in lock.sets["verify"] if item.name == "checker"] == ["0.9"]
+    assert [path for path in work.iterdir() if path.is_dir() and not path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("url", ["", "missing"])

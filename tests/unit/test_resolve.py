@@ -44,7 +44,7 @@ def test_without_options_the_stack_is_the_one_for_the_cpu(mini: Miniature) -> No
 def test_a_cuda_version_names_its_stack(mini: Miniature) -> None:
     """One stack for a version is found by it."""
     text = (mini.root / "stacks/mini.toml").read_text(encoding="utf-8")
-    mini.put("stacks/gpu.toml", text.replace('"cpu"', '"12.8"'))
+    mini.put("stacks/gpu.toml", text.replace('"cpu"', '"12.8"\narch = ["9.0"]'))
     assert select(Request(cuda="12.8"), mini.catalog).stack.name == "gpu"
 
 
@@ -93,7 +93,7 @@ def test_what_does_not_exist_is_refused_with_a_remedy(mini: Miniature, request_:
 
 def test_an_architecture_is_for_a_cuda_stack(mini: Miniature) -> None:
     """Every spelling that users know is taken there."""
-    mini.edit("stacks/mini.toml", '"cpu"', '"12.8"')
+    mini.edit("stacks/mini.toml", '"cpu"', '"12.8"\narch = ["9.0"]')
     assert select(Request(cuda="12.8", arch=("9.0", "12.0+PTX", "9.0a")), mini.catalog).stack.cuda == "12.8"
 
 
@@ -311,7 +311,8 @@ def test_the_graph_goes_bottom_up(mini: Miniature) -> None:
     assert steps == {
         "fetch": (),
         "fetch base": (),
-        "gate base": ("fetch base",),
+        "env base": ("fetch base",),
+        "gate base": ("env base",),
         "fetch ext": (),
         "source ext": ("fetch ext",),
         "env ext": ("source ext", "gate base"),
@@ -410,12 +411,12 @@ def test_a_tree_of_the_user_s_own_is_part_of_the_key_by_its_digest(mini: Miniatu
     "facts",
     [
         {"request": Request(jobs=1)},
-        {"request": Request(offline=True)},
+        {"request": Request(index_only=True)},
         {"host": replace(HOST, cores=1, memory=2 << 30, disk_free=0, uv="9")},
         {"interpreter": replace(INTERPRETER, path=Path("elsewhere"))},
         {"host": replace(HOST, compiler=replace(SAME_COMPILER, cc=Path("gcc")))},
     ],
-    ids=["jobs", "offline", "machine", "where Python is", "where the compiler is"],
+    ids=["jobs", "index only", "machine", "where Python is", "where the compiler is"],
 )
 def test_what_cannot_change_an_artifact_is_not_in_its_key(mini: Miniature, facts: dict[str, Any]) -> None:
     """Otherwise the second run would build again."""

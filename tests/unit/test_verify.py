@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mmstack.errors import VerificationError
-from mmstack.model import CheckResult, Stack, Verification
-from mmstack.verify import PASSED_THROUGH, Suite, read_results, run_suite, suite_facts
+from mmstack.model import CheckResult, Verification
+from mmstack.standalone import PASSED_THROUGH, suite_facts
+from mmstack.verify import Suite, read_results, run_suite
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RESULTS = """<?xml version="1.0" encoding="utf-8"?>
 <testsuites><testsuite name="pytest" errors="1" failures="1" skipped="1" tests="5">
@@ -21,9 +25,6 @@ RESULTS = """<?xml version="1.0" encoding="utf-8"?>
 <testcase classname="" name="ext.verify.test_module" time="0"><skipped message="no video" /></testcase>
 </testsuite></testsuites>
 """
-STACK = Stack(
-    name="mini", summary="", python=("3.11",), cuda="cpu", layers=(), expect={"ext": {"unit": "10"}}, file=Path("mini")
-)
 VARIABLES = {"PATH": "/usr/bin:/bin", "MY_TOKEN": "s3cret", "CC": "some-cc"}
 
 
@@ -186,17 +187,26 @@ def test_nothing_is_imported_from_where_a_suite_runs(bench: Bench, python: str, 
 
 
 def test_a_suite_s_facts_are_its_layer_s() -> None:
-    """What the stack expects of this layer, and options with their defaults."""
-    facts = suite_facts(STACK, "ext", {"base": "1.0", "ext": "2.0"}, "3.11.7", {"video": "film.mp4"})
+    """Its own version, what the stack expects of it, and options with their defaults."""
+    facts = suite_facts(
+        stack="mini",
+        layer="ext",
+        cuda="13.0",
+        python="3.11.7",
+        layers={"base": "1.0", "ext": "2.0"},
+        expect={"unit": "10"},
+        toolkit={"version": "13.0"},
+        options={"video": "film.mp4"},
+    )
     assert facts == {
         "stack": "mini",
         "layer": "ext",
         "version": "2.0",
-        "cuda": "cpu",
+        "cuda": "13.0",
+        "toolkit": {"version": "13.0"},
         "python": "3.11.7",
         "layers": {"base": "1.0", "ext": "2.0"},
         "expect": {"unit": "10"},
         "options": {"checkpoint": "", "video": "film.mp4"},
     }
     assert json.loads(json.dumps(facts)) == facts
-    assert suite_facts(STACK, "base", {"base": "1.0"}, "3.11.7", {})["expect"] == {}
