@@ -40,7 +40,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_HOST, EXIT_PIN, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 SCHEMA = 1
 DESCRIPTION, SUITES, WHEELS, INSTALLED = "bundle.json", "suites", "wheels", "installed.py"
 FACTS_VARIABLE = "MMSTACK_FACTS"
-PASSED_THROUGH = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "CC", "CXX")
+PASSED_THROUGH = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "CC", "CXX")
 KEPT_VARIABLES = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 GPU_QUERY = ("--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
 GPU_FIELDS = ("name", "capability", "driver")
