@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.metadata import requires, version
 from typing import TYPE_CHECKING, Any
@@ -113,9 +114,13 @@ def test_drn_is_registered() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda folder: folder.name)
 def test_configuration_builds(family: Path) -> None:
-    """The first configuration of each family builds: its model (without memory), its test pipeline and its metrics."""
+    """The first configuration of each family builds: its model, its test pipeline and its metrics.
+
+    The model takes no memory where PyTorch can build one so, from 2.0 on.
+    """
     config = Config.fromfile(min(family.glob("*.py")))
-    with torch.device("meta"):
+    meta = torch.device("meta")
+    with meta if hasattr(meta, "__enter__") else nullcontext():
         assert list(MODELS.build(config.model).parameters())
     for step in config.test_dataloader.dataset.pipeline:
         TRANSFORMS.build(step)
