@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import signal
 
-# a shell without job control starts background jobs with SIGINT ignored, and what tests start would inherit that
+# what tests start inherits which signals are ignored: a shell without job control lets background jobs ignore SIGINT,
+# and nohup SIGHUP; both are taken here as they are in a terminal
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
