@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmstack.events import Event
     from mmstack.model import Artifact, LayerPlan, LockedRequirement, Plan, Step, Verification
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST_NAME = "manifest.json"
 PAGE_NAME = "report.html"
 OUTCOMES = ("passed", "failed", "not run")

@@ -450,7 +450,7 @@ def test_a_missing_or_foreign_manifest_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(CatalogError, match=r"manifest\.json"):
             read_manifest(tmp_path)
     with pytest.raises(CatalogError, match="not one that this version"):
-        render({"schema": 1, "steps": []})
+        render({"schema": 2, "steps": []})
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
