@@ -430,8 +430,8 @@ class LayerPlan:
     `chosen` is the one file that an index source comes from; `key` covers all that can
     change the artifact; `build_requires` stands beside it while it is built, or examined if it is
     prebuilt; `local_version` is what its wheel's version ends with; `cuda` the CUDA version that it
-    is of, `expect` what its suite is told to expect; `work_key` names the folder that it is built in, which a path
-    source keeps from one edit to the next.
+    is of, `expect` what its suite is told to expect; `work_key` names the folder that it is built in,
+    which a path source keeps from one edit to the next.
     """
 
     recipe: RecipeData
