@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from mmstack.recipes import BuildFacts
+
 SourceKind = Literal["wheel", "sdist", "path", "git", "archive", "distro", "installed"]
 WheelKind = Literal["platform", "pure"]
 ToolkitKind = Literal["system", "wheels", "redist"]
@@ -427,11 +429,15 @@ class Request:
 class LayerPlan:
     """One layer of a plan, everything decided.
 
-    `chosen` is the one file that an index source comes from; `key` covers all that can
-    change the artifact; `build_requires` stands beside it while it is built, or examined if it is
-    prebuilt; `local_version` is what its wheel's version ends with; `cuda` the CUDA version that it
-    is of, `expect` what its suite is told to expect; `work_key` names the folder that it is built in,
-    which a path source keeps from one edit to the next.
+    Attributes:
+        chosen: the one file that an index source comes from.
+        facts: what its recipe is told.
+        build_requires: what stands beside it while it is built, or examined if it is prebuilt.
+        key: covers all that can change the artifact.
+        work_key: names the folder that it is built in, which a path source keeps from one edit to the next.
+        local_version: what its wheel's version ends with.
+        cuda: the CUDA version that it is of.
+        expect: what its suite is told to expect.
     """
 
     recipe: RecipeData
@@ -440,6 +446,7 @@ class LayerPlan:
     chosen: FilePin | None
     patches: tuple[Patch, ...]
     flags: Mapping[str, str]
+    facts: BuildFacts
     environment: Mapping[str, str]
     build_requires: tuple[LockedRequirement, ...]
     key: str
@@ -447,7 +454,6 @@ class LayerPlan:
     verify_key: str
     reproducible: bool
     local_version: str = ""
-    for_gpus: bool = False
     cuda: str = "cpu"
     expect: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     installed: Installed | None = None
@@ -456,6 +462,11 @@ class LayerPlan:
     def name(self) -> str:
         """Return the layer's name."""
         return self.recipe.name
+
+    @property
+    def for_gpus(self) -> bool:
+        """Return whether it is compiled with a CUDA toolkit."""
+        return self.facts.cuda != "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -485,7 +485,7 @@ def _layer(  # one layer's decisions in one place
     flags = _flags(recipe, choice, request)
     built = source.kind in BUILT_KINDS
     toolkit = tools.toolkit if built and recipe.cuda else None
-    build_facts = BuildFacts(
+    told = BuildFacts(
         flags=flags,
         versions=facts,
         cuda=toolkit.version if toolkit else "cpu",
@@ -494,7 +494,7 @@ def _layer(  # one layer's decisions in one place
     build_requires = _build_requires(recipe, locked, below) if built else _beside(chosen, locked)
     versions = {**{item.name: item.version for item in build_requires}, **facts}
     patches = _patches(catalog, recipe.project, choice.version, versions) if built else ()
-    environment = {**recipe.environment, **load_recipe(recipe.folder).environment(build_facts)} if built else {}
+    environment = {**recipe.environment, **load_recipe(recipe.folder).environment(told)} if built else {}
     inputs: dict[str, Json] = {
         "engine": ENGINE,
         "recipe": recipe.digest,
@@ -506,7 +506,7 @@ def _layer(  # one layer's decisions in one place
         "environment": environment,
         "compiler": tools.compiler.version if tools.compiler and recipe.compiles and built else None,
         "toolkit": [toolkit.version, toolkit.identity] if toolkit else None,
-        "architectures": [str(item) for item in build_facts.architectures],
+        "architectures": [str(item) for item in told.architectures],
         "python": [interpreter.tag, interpreter.platform],
         "build": [[item.name, item.version, *item.sha256] for item in build_requires],
         "against": [below[name].key for name in recipe.against] if built else [],
@@ -519,6 +519,7 @@ def _layer(  # one layer's decisions in one place
         chosen=chosen,
         patches=patches,
         flags=flags,
+        facts=told,
         environment=environment,
         build_requires=build_requires,
         key=layer_key,
@@ -527,7 +528,6 @@ def _layer(  # one layer's decisions in one place
         reproducible=source.kind not in {"path", "installed"}
         and all(below[name].reproducible for name in recipe.against),
         local_version=_local_version(recipe, toolkit, facts),
-        for_gpus=toolkit is not None,
         cuda=cuda,
         expect=expect,
         installed=installed,

@@ -25,7 +25,7 @@ from mmstack.errors import NetworkError, PatchError, PinError, UsageError
 from mmstack.events import ArtifactStored, LayerVerified, Notice
 from mmstack.keys import key
 from mmstack.model import StepKind
-from mmstack.recipes import BuildFacts, load_recipe
+from mmstack.recipes import load_recipe
 from mmstack.run import stop_all
 from mmstack.sources.archive import tree_digest, unpack
 from mmstack.sources.download import Downloads
@@ -311,7 +311,7 @@ class Workshop:
         )
         place.home.mkdir(parents=True, exist_ok=True)
         passed = gates.check_wheel(wheel, expected, scratch=place.home)
-        own = load_recipe(layer.recipe.folder).check(wheel, build_facts(plan, layer))
+        own = load_recipe(layer.recipe.folder).check(wheel, layer.facts)
         artifact = self.store.put(
             wheel,
             layer=layer.name,
@@ -463,16 +463,6 @@ class Workshop:
 
     def _log(self, stack: str, name: str) -> Path:
         return self.paths.dist / stack / "logs" / f"{name}.log"
-
-
-def build_facts(plan: Plan, layer: LayerPlan) -> BuildFacts:
-    """Return what a layer's recipe is told of its plan."""
-    return BuildFacts(
-        flags=layer.flags,
-        versions={item.name: item.version for item in plan.layers},
-        cuda=plan.toolkit.version if layer.for_gpus and plan.toolkit else "cpu",
-        architectures=plan.architectures if layer.for_gpus else (),
-    )
 
 
 def settle(new: Path, tree: Path) -> None:

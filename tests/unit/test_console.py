@@ -41,6 +41,7 @@ from mmstack.model import (
     StepKind,
     Verification,
 )
+from mmstack.recipes import BuildFacts
 
 SHA = "ab" * 32
 RECIPE = RecipeData(
@@ -82,6 +83,7 @@ LAYER = LayerPlan(
     chosen=None,
     patches=(PATCH,),
     flags={},
+    facts=BuildFacts(flags={}, versions={}, cuda="cpu"),
     environment={},
     build_requires=(),
     key="1234567890abcdef" * 4,

@@ -31,6 +31,7 @@ from mmstack.model import (
     StepKind,
     Verification,
 )
+from mmstack.recipes import BuildFacts
 from mmstack.report import (
     Manifest,
     Report,
@@ -141,6 +142,7 @@ def a_plan() -> Plan:
         chosen=pin,
         patches=(patch,),
         flags={"ops": "all"},
+        facts=BuildFacts(flags={"ops": "all"}, versions={"mmx": "1.0"}, cuda="cpu"),
         environment={"MMX_OPS": "1"},
         build_requires=(LockedRequirement(name="ninja", version="1.13", sha256=(SHA,)),),
         key="1" * 64,
