@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 KEPT_VARIABLES = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 TAIL_LINES = 30
 GRACE_SECONDS = 5.0
+OVERSEE_SECONDS = 0.1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # Outlives us when we are killed without warning, and kills what we had started: a compiler that
 # nobody waits for would go on writing to the tree in which the next run builds. By session and not
@@ -65,10 +66,14 @@ def run(
     cwd: Path | None = None,
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
+    into: Path | None = None,
+    doomed: Callable[[], bool] | None = None,
 ) -> Completed:
     """Run a command to its end, its output going to `log` and to `on_line` line by line.
 
-    The command gets its own process group, so that stopping it stops its children.
+    The command gets its own process group, so that stopping it stops its children. With `into`,
+    what it prints goes to that file byte by byte, and only what it says of errors counts as its output.
+    `doomed` is asked all the while, and the command killed as soon as it says so.
 
     Raises:
         HostError: the program is not on this machine.
@@ -79,26 +84,9 @@ def run(
     words = [str(word) for word in argv]
     if _stopping.is_set():
         raise interrupted()
-    try:
-        process = subprocess.Popen(  # noqa: S603 - argv is ours, no shell reads it
-            words,
-            cwd=cwd,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-        )
-    except FileNotFoundError as error:
-        missing = error.filename or words[0]
-        raise HostError(f"{missing} is not on this machine", fix=f"install {missing}") from error
-    except PermissionError as error:
-        raise HostError(
-            f"{words[0]} may not be run", why=str(error), fix="make it a program that you may run"
-        ) from error
-    with _tracked(process), _open_log(log, words) as sink:
+    with into.open("wb") if into else nullcontext(subprocess.PIPE) as printed:
+        process = _start(words, env=env, cwd=cwd, printed=printed)
+    with _tracked(process), _overseen(process, doomed), _open_log(log, words) as sink:
         lines = _drain(process, sink, on_line)
         status = process.wait()
     if _stopping.is_set():
@@ -150,6 +138,30 @@ def interrupted() -> InterruptedRunError:
     return InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
 
 
+def _start(
+    words: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, printed: int | IO[bytes]
+) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - argv is ours, no shell reads it
+            words,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT if printed == subprocess.PIPE else subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        missing = error.filename or words[0]
+        raise HostError(f"{missing} is not on this machine", fix=f"install {missing}") from error
+    except PermissionError as error:
+        raise HostError(
+            f"{words[0]} may not be run", why=str(error), fix="make it a program that you may run"
+        ) from error
+
+
 def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
@@ -171,6 +183,28 @@ def _tracked(process: subprocess.Popen[str]) -> Iterator[None]:
         with _running_lock:
             _running.discard(process)
             _tell_watchdog(f"-{process.pid}\n")
+
+
+@contextmanager
+def _overseen(process: subprocess.Popen[str], doomed: Callable[[], bool] | None) -> Iterator[None]:
+    if doomed is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def oversee() -> None:
+        while not ended.wait(OVERSEE_SECONDS):
+            if doomed():
+                _signal_group(process, signal.SIGKILL)
+                return
+
+    overseer = threading.Thread(target=oversee, daemon=True)
+    overseer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        overseer.join()
 
 
 def _tell_watchdog(line: str) -> None:
@@ -203,8 +237,9 @@ def _open_log(log: Path | None, words: Sequence[str]) -> Iterator[IO[str] | None
 
 def _drain(process: subprocess.Popen[str], sink: IO[str] | None, on_line: Callable[[str], None] | None) -> list[str]:
     lines: list[str] = []
-    assert process.stdout is not None  # noqa: S101 - Popen was given PIPE
-    with process.stdout as output:
+    stream = process.stdout or process.stderr
+    assert stream is not None  # noqa: S101 - Popen was given PIPE for one of them
+    with stream as output:
         for line in output:
             lines.append(line.rstrip("\n"))
             if sink is not None:

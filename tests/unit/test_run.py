@@ -248,3 +248,18 @@ def test_what_a_killed_run_had_started_ends_with_it(code: str, wait_for: Callabl
         assert alive(pid)
         process.kill()
     wait_for(lambda: not alive(pid))
+
+
+def test_a_doomed_command_is_killed() -> None:
+    """Whoever waits may lose patience; the command's children end with it."""
+    asked: list[float] = []
+
+    def doomed() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) > 2
+
+    with pytest.raises(CommandError) as caught:
+        python("import subprocess; subprocess.run(['sleep', '60'])", doomed=doomed)
+    assert caught.value.status == -signal.SIGKILL
+    assert len(asked) == 3
+    assert python("print('well')", doomed=lambda: False).output == "well"
