@@ -68,12 +68,7 @@ def unpack(archive: Path, into: Path) -> Path:
         HostError: this Python has no filter for tar members.
         DiskError: the disk is full, read-only or not ours to write.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise HostError(
-            "this Python cannot unpack archives safely",
-            why="its tarfile has no data filter",
-            fix="use Python 3.10.12, 3.11.4, 3.12 or later",
-        )
+    demand_filter()
     with disk_errors(into.parent):
         into.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}-"))
@@ -84,6 +79,20 @@ def unpack(archive: Path, into: Path) -> Path:
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return into / top
+
+
+def demand_filter() -> None:
+    """Demand what `take` needs.
+
+    Raises:
+        HostError: this Python has no filter for tar members.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise HostError(
+            "this Python cannot unpack archives safely",
+            why="its tarfile has no data filter",
+            fix="use Python 3.10.12, 3.11.4, 3.12 or later",
+        )
 
 
 def tree_digest(root: Path, ignore: Callable[[str], bool] | None = None) -> str:
@@ -146,7 +155,7 @@ def _file_hash(path: Path) -> hashlib._Hash:
 
 
 def _unpack(archive: Path, root: Path) -> str:
-    tree = _Tree(archive, root)
+    tree = Tree(archive, root)
     try:
         if archive.name.endswith(".zip"):
             _unpack_zip(archive, tree)
@@ -162,7 +171,7 @@ def _unpack(archive: Path, root: Path) -> str:
     return tree.top()
 
 
-def _unpack_tar(archive: Path, tree: _Tree) -> None:
+def _unpack_tar(archive: Path, tree: Tree) -> None:
     opener = next((opener for suffix, opener in OPENERS.items() if archive.name.endswith(suffix)), None)
     if opener is None:
         raise tree.refuse("", f"it is none of {', '.join(OPENERS)}, .zip")
@@ -171,12 +180,17 @@ def _unpack_tar(archive: Path, tree: _Tree) -> None:
         bounded = _Bounded(stream, tree)
         with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]
             for member in tar:
-                _take(tar, member, tree)
+                take(tar, member, tree)
         while bounded.read(CHUNK):  # the checksum stands at the very end
             pass
 
 
-def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: _Tree) -> None:
+def take(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> None:
+    """Put a member of a tar into a tree.
+
+    Raises:
+        ArchiveError: no honest archive holds such a member.
+    """
     name = member.name
     tree.demand_honest(name)
     try:
@@ -197,7 +211,7 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: _Tree) -> None:
         raise tree.refuse(name, "it is a device, a pipe or of a kind unknown")
 
 
-def _unpack_zip(archive: Path, tree: _Tree) -> None:
+def _unpack_zip(archive: Path, tree: Tree) -> None:
     with zipfile.ZipFile(archive) as packed:
         for info in packed.infolist():
             name, mode = info.orig_filename, info.external_attr >> 16
@@ -228,7 +242,7 @@ def _zip_time(info: zipfile.ZipInfo) -> int:
 class _Bounded:
     """A stream that ends in an error where it gives more than its archive may hold."""
 
-    def __init__(self, stream: IO[bytes], tree: _Tree) -> None:
+    def __init__(self, stream: IO[bytes], tree: Tree) -> None:
         self.stream = stream
         self.tree = tree
 
@@ -239,16 +253,22 @@ class _Bounded:
         return chunk
 
 
-class _Tree:
+class Tree:
     """A new folder that is filled member by member, each held against those before it.
 
     No member is ever written through a link: whatever stands above it must be a folder
     that this class has made.
+
+    Args:
+        archive: what it is filled from.
+        root: the folder.
+        kept: how many of the folders above a link it may not lead out of: by default, the one that all is in.
     """
 
-    def __init__(self, archive: Path, root: Path) -> None:
+    def __init__(self, archive: Path, root: Path, *, kept: int = 1) -> None:
         self.archive = archive
         self.root = root
+        self.kept = kept
         self.kinds: dict[PurePosixPath, Kind] = {}
         self.members = 0
         self.bytes = 0
@@ -316,7 +336,7 @@ class _Tree:
         os.utime(target, (when, when))
 
     def link(self, name: str, target: str) -> None:
-        """Make a symbolic link to within the archive's own top folder.
+        """Make a symbolic link to within the tree.
 
         `..` may only lead the target: there it leaves folders that are real. After a name it
         might leave a linked one, and lead elsewhere than it says.
@@ -325,7 +345,12 @@ class _Tree:
         parts = PurePosixPath(target).parts
         ups = next((n for n, part in enumerate(parts) if part != ".."), len(parts))
         rest = "/".join(parts[ups:])
-        if target.startswith("/") or ups > len(path.parents) - 2 or (_suspicious(rest) and rest) or not parts:
+        if (
+            target.startswith("/")
+            or ups > len(path.parents) - 1 - self.kept
+            or (_suspicious(rest) and rest)
+            or not parts
+        ):
             raise self.refuse(name, f"its link to {target!r} leaves the tree, or may do so")
         self._parents(path)
         self.kinds[path] = "link"
