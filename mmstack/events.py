@@ -53,11 +53,16 @@ class DownloadProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildProgress:
-    """A compiler's progress in a step: `done` of `total` compile edges."""
+    """A compiler's progress in a step: `done` of `total` compile edges.
+
+    `share` is how much of the work that is (0 to 1), `remaining` the seconds that the rest will take, once known.
+    """
 
     step: Step
     done: int
     total: int
+    share: float = 0.0
+    remaining: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

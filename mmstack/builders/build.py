@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mmstack.builders.offline import guard
 from mmstack.diagnose import first_error
+from mmstack.envs import python_of
 from mmstack.errors import BuildError, CommandError
 from mmstack.events import BuildProgress
 from mmstack.run import run, scrubbed
@@ -24,7 +26,11 @@ PROGRESS = re.compile(r"^\[(\d+)/(\d+)\] ")
 
 @dataclass(frozen=True, kw_only=True)
 class Workplace:
-    """Where one layer is built: the patched tree, its environment, what is compiled, the wheel, a HOME, the log."""
+    """Where one layer is built: the patched tree, its environment, what is compiled, the wheel, a HOME, the log.
+
+    `sysroot` holds what of a distribution it is built against; `timings` remembers how long each of its files took,
+    for the next build's estimate.
+    """
 
     tree: Path
     env: Path
@@ -32,6 +38,8 @@ class Workplace:
     out: Path
     home: Path
     log: Path
+    sysroot: Path
+    timings: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,32 +58,57 @@ class Build:
     variables: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[Path, ...] = ()
 
-    def run(self, *words: str | Path, on_line: Callable[[str], None] | None = None) -> None:
-        """Run a command in the build's environment; lines such as `[3/9] …` are its progress.
+    @property
+    def title(self) -> str:
+        """Return what is built, as users know it."""
+        return f"{self.layer.name} {self.layer.version}"
+
+    @property
+    def folder(self) -> Path:
+        """Return where the layer's CMake project is configured: in the tree, if that is the tree's own."""
+        project = self.layer.recipe.cmake
+        return self.place.tree / project.folder if project and project.folder else self.place.built
+
+    def run(
+        self,
+        *words: str | Path,
+        cwd: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        logged: bool = True,
+    ) -> str:
+        """Run a command in the build's environment and return its output.
+
+        Without `on_line` to read them, lines such as `[3/9] …` are its progress.
 
         Raises:
             BuildError: it failed; the first error in its output is the reason.
+            GateError: it tried to download something.
         """
+        read = on_line or self._tell
+        log = self.place.log if logged else None
+        with guard() as offline:
 
-        def watch(line: str) -> None:
-            if match := PROGRESS.match(line):
-                self.listener(BuildProgress(step=self.step, done=int(match[1]), total=int(match[2])))
-            if on_line is not None:
-                on_line(line)
+            def watch(line: str) -> None:
+                offline.read(line)
+                read(line)
 
-        try:
-            run(words, env=self.environment(), log=self.place.log, on_line=watch)
-        except CommandError as error:
-            raise self._failed(error) from error
+            environment = {**self.environment(), **offline.variables}
+            try:
+                output = run(words, env=environment, cwd=cwd, log=log, on_line=watch).output
+            except CommandError as error:
+                offline.check(self.title)
+                raise self._failed(error) from error
+            offline.check(self.title)
+            return output
+
+    def _tell(self, line: str) -> None:
+        if match := PROGRESS.match(line):
+            done, total = int(match[1]), int(match[2])
+            self.listener(BuildProgress(step=self.step, done=done, total=total, share=done / max(total, 1)))
 
     def environment(self) -> dict[str, str]:
         """Return the variables of the build: few of the user's, those that hold it still, and the recipe's."""
-        words = {
-            "{jobs}": str(self.jobs),
-            "{built}": str(self.place.built),
-            "{local_version}": self.layer.local_version,
-        }
-        extra = {name: _filled(value, words) for name, value in self.layer.environment.items()} | dict(self.variables)
+        extra = {**self.filled(self.layer.environment), **self.variables}
         if self.compiler is not None:
             extra |= {"CC": str(self.compiler.cc), "CXX": str(self.compiler.cxx)}
         folders = (self.place.env / "bin", *self.programs)
@@ -85,6 +118,8 @@ class Build:
                 "PATH": os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)]),
                 "VIRTUAL_ENV": str(self.place.env),
                 "PYTHONHASHSEED": "0",
+                # a repository around the state is not the tree's
+                "GIT_CEILING_DIRECTORIES": str(self.place.tree.parent),
                 "SOURCE_DATE_EPOCH": str(newest_time(self.place.tree)),
                 "UV_NO_CONFIG": "1",
                 "UV_NO_CACHE": "1",
@@ -94,14 +129,24 @@ class Build:
             },
         )
 
+    def filled(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Return a recipe's values with what only the build knows: `{jobs}`, `{built}` and the like."""
+        words = {
+            "{jobs}": str(self.jobs),
+            "{built}": str(self.folder),
+            "{python}": str(python_of(self.place.env)),
+            "{local_version}": self.layer.local_version,
+        }
+        return {name: _filled(value, words) for name, value in values.items()}
+
     def _failed(self, error: CommandError) -> BuildError:
-        lines = self.place.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = error.log.read_text(encoding="utf-8", errors="replace") if error.log else error.why
         return BuildError(
-            f"{self.layer.name} {self.layer.version} did not build",
+            f"{self.title} did not build",
             argv=error.argv,
             status=error.status,
-            log=self.place.log,
-            why=first_error(lines) or error.why,
+            log=error.log,
+            why=first_error(text.splitlines()) or error.why,
             fix=f"read {self.place.log}; mend the cause and run the same command again, it carries on from there",
         )
 

@@ -1,71 +1,208 @@
-"""CMake: what a layer compiles, by the project beside its recipe, with the cmake and ninja of its environment."""
+"""CMake: what a layer compiles before its wheel is made, with the cmake and ninja of its environment."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
+import psutil
+
+from mmstack.builders.progress import estimate, remember
 from mmstack.envs import python_of
 from mmstack.errors import BuildError
 from mmstack.events import Notice
+from mmstack.host import memory
+from mmstack.resolve import memory_per_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from mmstack.builders.build import Build
 
 CONFIGURED = ".configured"  # set last, and holds what is compiled apart: a half-written cache is not to be trusted
-KILLED = re.compile(r"\bKilled\b")
+CONFIGURE_LOG = "configure.log"
+MANIFEST = "build.ninja"
+CACHED = re.compile(r"^([\w.+-]+):[A-Z]+=(.*)$", re.MULTILINE)
+FAILED = re.compile(r"^FAILED: (?:\[code=(\d+)\] )?(\S+)")
 FAILED_UNIT = re.compile(r"^FAILED: (?:\[code=\d+\] )?(\S*/Unity/unity_\w+\.\w+)\.o\b")
 INCLUDED = re.compile(r'^#include "(.+)"$', re.MULTILINE)
+# How a compiler that the kernel killed is told of, or one that was refused memory.
+KILLED = re.compile(
+    r"""
+      ^\S+:\ (?:fatal\ )?error:\ Killed\ signal\ terminated\ program   # gcc
+    | ^\S+:\ error:\ unable\ to\ execute\ command:\ Killed             # clang
+    | ^collect2:\ .*terminated\ with\ signal\ 9\b                      # the linker
+    | \bdied\ due\ to\ signal\ 9\b                                     # nvcc
+    | \bsignal:\ 9\ \(SIGKILL\)                                        # sccache
+    | ^(?:\S+:\ )?(?:line\ \d+:\ +)?(?:\d+\ )?Killed\b(?!:)            # the shell
+    | \bout\ of\ memory\ allocating\ \d+\ bytes | \bvirtual\ memory\ exhausted\b
+    """,
+    re.VERBOSE,
+)
+KILL_STATUS = str(128 + signal.SIGKILL)
+SHOWN = 3
+GIB = 1 << 30
 
 
-def build_project(build: Build) -> None:
-    """Compile a layer's CMake project, where its recipe has one for these flags; one that was stopped carries on.
-
-    A unit that CMake put together of several sources and that does not compile is taken apart, and a warning says so.
+def configure(build: Build) -> str:
+    """Configure a layer's CMake project, unless it is already, and return all that was said.
 
     Raises:
-        BuildError: it cannot be configured, or a source does not compile by itself.
+        BuildError: it cannot be configured, or the program for it makes no `build.ninja` where it should.
+        GateError: it tried to download something.
     """
-    project, place = build.layer.recipe.cmake, build.place
-    if project is None or not project.when.items() <= build.layer.flags.items() or place.out.exists():
-        return
-    shutil.copyfile(build.layer.recipe.folder / project.file, place.tree / "CMakeLists.txt")
-    marker = place.built / CONFIGURED
-    if not marker.exists():
-        shutil.rmtree(place.built, ignore_errors=True)
-        _configure(build, ())
-    while failed := _compile(build):
-        names = ", ".join(name.rpartition("/")[2] for name in failed)
-        text = f"{build.layer.name}: these do not compile as one unit, so each is compiled apart: {names}"
-        build.listener(Notice(text=text, level="warning"))
-        _configure(build, [*marker.read_text(encoding="utf-8").splitlines(), *failed])
+    folder, log = build.folder, build.place.tree.with_name(CONFIGURE_LOG)
+    if not (folder / CONFIGURED).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        log.write_text(_configure(build, ()), encoding="utf-8")
+        (folder / CONFIGURED).touch()
+    return log.read_text(encoding="utf-8")
 
 
-def _configure(build: Build, apart: Sequence[str]) -> None:
-    place, tools = build.place, build.place.env / "bin"
-    build.run(
+def compile_project(build: Build) -> None:
+    """Compile a configured project; one that was stopped carries on.
+
+    Where compilers are killed for want of memory, fewer are run at once, and a warning says so. So it does where a
+    unit that our CMakeLists.txt put together of several sources does not compile and is taken apart.
+
+    Raises:
+        BuildError: a source does not compile by itself, or takes more memory than there is.
+        GateError: it tried to download something.
+    """
+    folder, jobs = build.folder, build.jobs
+    while True:
+        lines: list[str] = []
+        try:
+            _compile(build, jobs, lines)
+            break
+        except BuildError as error:
+            if killed := _killed(error, lines):
+                jobs = _fewer(build, jobs, killed, error)
+            elif apart := _units(build, lines):
+                _take_apart(build, apart)
+            else:
+                raise
+    remember(build, folder / ".ninja_log")
+
+
+def read_cache(folder: Path) -> dict[str, str]:
+    """Return the variables of the cache of a configured project, by name."""
+    return dict(CACHED.findall((folder / "CMakeCache.txt").read_text(encoding="utf-8", errors="replace")))
+
+
+def _configure(build: Build, apart: Sequence[str]) -> str:
+    place, tools, project = build.place, build.place.env / "bin", build.layer.recipe.cmake
+    assert project is not None  # noqa: S101 - the graph has this step for no other layer
+    if project.command:
+        output = build.run(python_of(place.env), *project.command, cwd=place.tree)
+        if not (build.folder / MANIFEST).exists():
+            words = " ".join(project.command)
+            raise BuildError(
+                f"{build.title} was not configured",
+                argv=project.command,
+                status=0,
+                log=place.log,
+                why=f"`{words}` left no {MANIFEST} in {build.folder}",
+                fix="correct `command` or `folder` of the recipe's CMake project",
+            )
+        return output
+    if project.file:
+        shutil.copyfile(build.layer.recipe.folder / project.file, place.tree / "CMakeLists.txt")
+        told = {"APART": ";".join(apart)}
+    else:
+        told = {name: value for name, value in build.layer.flags.items() if value} | build.filled(project.definitions)
+    # search paths CMake takes from the environment itself, where they are joined as there
+    ours = {
+        name: value
+        for name, value in build.variables.items()
+        if name.startswith("CMAKE_") and not name.endswith("_PATH")
+    }
+    known = {"CMAKE_MAKE_PROGRAM": tools / "ninja", "Python_EXECUTABLE": python_of(place.env)}
+    return build.run(
         tools / "cmake",
-        *("-S", place.tree, "-B", place.built, "-G", "Ninja"),
-        f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}",
-        f"-DPython_EXECUTABLE={python_of(place.env)}",
-        f"-DAPART={';'.join(apart)}",
+        *("-S", place.tree, "-B", build.folder, "-G", "Ninja"),
+        *(f"-D{name}={value}" for name, value in {**known, **ours, **told}.items()),
     )
-    (place.built / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
 
 
-def _compile(build: Build) -> list[str]:
-    """Compile all that is not yet; return the sources of units that failed and can be taken apart."""
-    place, lines = build.place, list[str]()
-    try:
-        build.run(place.env / "bin" / "ninja", "-C", place.built, "-j", str(build.jobs), on_line=lines.append)
-    except BuildError as error:
-        units = [place.built / match[1] for match in map(FAILED_UNIT.match, lines) if match]
-        sources = [name for unit in units for name in INCLUDED.findall(unit.read_text(encoding="utf-8"))]
-        known = (place.built / CONFIGURED).read_text(encoding="utf-8").splitlines()
-        if KILLED.search(error.why) or set(sources) <= set(known):
-            raise
-        return sources
-    return []
+def _compile(build: Build, jobs: int, lines: list[str]) -> None:
+    """Compile all that is not yet, and tell how far it is."""
+    project, folder = build.layer.recipe.cmake, build.folder
+    ninja = (build.place.env / "bin" / "ninja", "-C", folder)
+    target = (project.target,) if project and project.target else ()
+    # a dry run of a project that has to configure itself again would list that alone
+    build.run(*ninja, "-j", str(jobs), MANIFEST, on_line=lines.append)
+    progress = estimate(build, build.run(*ninja, "-n", *target, on_line=lambda _line: None, logged=False))
+
+    def follow(line: str) -> None:
+        lines.append(line)
+        if (event := progress.read(line, build.step)) is not None:
+            build.listener(event)
+
+    build.run(*ninja, "-j", str(jobs), *target, on_line=follow)
+
+
+def _killed(error: BuildError, lines: Sequence[str]) -> list[str]:
+    """Return what was being made when its compiler was killed; `ninja` where that was ninja itself."""
+    found, current = ["ninja"] if error.status == -signal.SIGKILL else [], ""
+    for line in lines:
+        if match := FAILED.match(line):
+            current = match[2]
+            if match[1] == KILL_STATUS:
+                found.append(current)
+        elif current and KILLED.search(line):
+            found.append(current)
+    return list(dict.fromkeys(found))
+
+
+def _fewer(build: Build, jobs: int, killed: Sequence[str], error: BuildError) -> int:
+    """Return how many compilers to run at once from now on.
+
+    Raises:
+        BuildError: one alone was killed.
+    """
+    names = ", ".join(killed[:SHOWN]) + (f" and {len(killed) - SHOWN} more" if len(killed) > SHOWN else "")
+    if jobs == 1:
+        free = psutil.virtual_memory().available
+        raise BuildError(
+            f"{build.title} did not build: out of memory",
+            argv=error.argv,
+            status=error.status,
+            log=error.log,
+            why=f"memory was not enough for {names}, alone: {_gib(memory())} may be used, {_gib(free)} are free now",
+            fix="give it more memory or swap, or leave out what is so large; the next run carries on from there",
+        ) from error
+    each, fewer = memory_per_job(build.layer), jobs // 2
+    text = f"{build.layer.name}: killed for want of memory: {names}; carrying on with {fewer} at once instead of {jobs}"
+    build.listener(Notice(text=f"{text} (the recipe reckons with {_gib(each)} each)", level="warning"))
+    return fewer
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB"
+
+
+def _units(build: Build, lines: Sequence[str]) -> list[str]:
+    """Return the sources of units that failed and can be taken apart; only our own projects know how."""
+    project, folder = build.layer.recipe.cmake, build.folder
+    if project is None or not project.file:
+        return []
+    units = [folder / match[1] for match in map(FAILED_UNIT.match, lines) if match]
+    sources = [name for unit in units for name in INCLUDED.findall(unit.read_text(encoding="utf-8"))]
+    return sources if set(sources) - set(_apart(build)) else []
+
+
+def _take_apart(build: Build, sources: Sequence[str]) -> None:
+    names = ", ".join(name.rpartition("/")[2] for name in sources)
+    text = f"{build.layer.name}: these do not compile as one unit, so each is compiled apart: {names}"
+    build.listener(Notice(text=text, level="warning"))
+    apart = [*_apart(build), *sources]
+    _configure(build, apart)
+    (build.folder / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
+
+
+def _apart(build: Build) -> list[str]:
+    return (build.folder / CONFIGURED).read_text(encoding="utf-8").splitlines()

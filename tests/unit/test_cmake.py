@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -7,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from mmstack.builders.build import Build, Workplace
-from mmstack.builders.cmake import build_project
-from mmstack.errors import BuildError
+from mmstack.builders.cmake import compile_project, configure
+from mmstack.errors import BuildError, GateError
 from mmstack.events import BuildProgress, Notice
+from mmstack.graph import has_project
 from mmstack.model import CMakeProject, Compiler, Step, StepKind
 from tests.miniature import Miniature
 
@@ -38,6 +41,39 @@ KILLED = """\
 case "$*" in *unity_both*) echo "g++: fatal error: Killed signal terminated program cc1plus"; exit 1 ;; esac
 exec g++ "$@"
 """
+CROWDED = """\
+#!/bin/sh
+case "$*" in *_ext.dir*" -c "*) ;; *) exec g++ "$@" ;; esac
+touch "{folder}/$$"
+sleep 0.5
+if [ "$(ls "{folder}" | wc -l)" -gt {room} ]; then
+  rm "{folder}/$$"
+  kill -9 $$
+fi
+g++ "$@"
+status=$?
+rm "{folder}/$$"
+exit $status
+"""
+UPSTREAM = """\
+import subprocess
+import sys
+
+print("-- what upstream says of its flags")
+subprocess.run(["cmake", "-S", ".", "-B", "build", "-G", "Ninja"], check=True)
+"""
+LIBRARY = """\
+cmake_minimum_required(VERSION 3.20)
+project(lib LANGUAGES CXX)
+message(STATUS "SPEED is '${SPEED}', PART is '${PART}', Python is ${OWN_PYTHON}")
+if(DEFINED EMPTY OR CMAKE_PREFIX_PATH)
+  message(FATAL_ERROR "nobody said so")
+endif()
+find_file(FOUND found.txt REQUIRED)
+add_library(alone SHARED alone.cpp)
+install(TARGETS alone)
+add_library(unwanted SHARED EXCLUDE_FROM_ALL unwanted.cpp)
+"""
 CLASH = "static int part() { return 2; }\nint two() { return part(); }\n"
 
 
@@ -47,13 +83,15 @@ class Bench:
 
     root: Path
     layer: LayerPlan
+    jobs: int = 2
     events: list[Event] = field(default_factory=list)
 
     @property
     def place(self) -> Workplace:
         """Return where it is built."""
-        names = ("tree", "env", "built", "out", "home", "log")
-        return Workplace(**{name: self.root / "work" / name for name in names})
+        names = ("tree", "env", "built", "out", "home", "log", "sysroot")
+        folders = {name: self.root / "work" / name for name in names}
+        return Workplace(**folders, timings=self.root / "timings" / "ext.json")
 
     @property
     def module(self) -> Path:
@@ -82,18 +120,33 @@ class Bench:
         assert old in text
         file.write_text(text.replace(old, new), encoding="utf-8")
 
-    def build(self) -> None:
-        """Compile it."""
-        build_project(
-            Build(
-                layer=self.layer,
-                place=self.place,
-                compiler=Compiler(cc=Path("gcc"), cxx=Path("g++"), version=""),
-                jobs=2,
-                step=Step(kind=StepKind.BUILD, layer="ext", needs=(), key="", title="build ext"),
-                listener=self.events.append,
-            )
+    def compiler(self, text: str) -> None:
+        """Make the project use a compiler that is this script."""
+        script = self.root / "compiler"
+        script.write_text(text, encoding="utf-8")
+        script.chmod(0o755)
+        self.project("project(mini", f'set(CMAKE_CXX_COMPILER "{script}")\nproject(mini')
+
+    def listen(self, event: Event) -> None:
+        """Keep what is told."""
+        self.events.append(event)
+
+    @property
+    def task(self) -> Build:
+        """Return what is asked of the builder."""
+        return Build(
+            layer=self.layer,
+            place=self.place,
+            compiler=Compiler(cc=Path("gcc"), cxx=Path("g++"), version=""),
+            jobs=self.jobs,
+            step=Step(kind=StepKind.BUILD, layer="ext", needs=(), key="", title="build ext"),
+            listener=self.listen,
         )
+
+    def build(self) -> None:
+        """Configure and compile it."""
+        configure(self.task)
+        compile_project(self.task)
 
     def objects(self) -> dict[str, int]:
         """Return when each object was compiled, by its file's name."""
@@ -128,21 +181,6 @@ def test_a_project_is_compiled_and_tells_how_far_it_is(bench: Bench) -> None:
     assert "ninja -C" in bench.log
     assert "-j 2\n" in bench.log
     assert bench.warnings == []
-
-
-def test_with_other_flags_nothing_is_compiled(bench: Bench) -> None:
-    """The project belongs to one way of building; the recipe's other ways are left alone."""
-    bench.layer = replace(bench.layer, flags={"SPEED": "O2"})
-    bench.build()
-    assert not bench.place.built.exists()
-    assert not (bench.place.tree / "CMakeLists.txt").exists()
-
-
-def test_where_the_wheel_is_there_nothing_is_compiled(bench: Bench) -> None:
-    """A run that was stopped between build and gate does not compile again."""
-    bench.place.out.mkdir()
-    bench.build()
-    assert not bench.place.built.exists()
 
 
 def test_a_project_that_cannot_be_configured_is_told_with_its_line(bench: Bench) -> None:
@@ -221,13 +259,218 @@ def test_a_project_that_takes_nothing_apart_ends(bench: Bench) -> None:
     assert "two.cpp:1" in caught.value.why
 
 
-def test_a_killed_compiler_takes_nothing_apart(bench: Bench, tmp_path: Path) -> None:
+def test_a_killed_compiler_takes_nothing_apart(bench: Bench) -> None:
     """Out of memory is no fault of the sources: the next run tries the same units, so that the same comes out."""
-    compiler = tmp_path / "g++-killed"
-    compiler.write_text(KILLED, encoding="utf-8")
-    compiler.chmod(0o755)
-    bench.project("project(mini", f'set(CMAKE_CXX_COMPILER "{compiler}")\nproject(mini')
-    with pytest.raises(BuildError, match="did not build") as caught:
+    bench.compiler(KILLED)
+    with pytest.raises(BuildError, match=r"ext 2\.0 did not build: out of memory") as caught:
         bench.build()
-    assert "Killed" in caught.value.why
-    assert bench.warnings == []
+    assert "unity_both_cxx.cxx.o, alone" in caught.value.why
+    assert "GiB may be used" in caught.value.why
+    assert "swap" in caught.value.fix
+    assert len(bench.warnings) == 1
+    assert "carrying on with 1 at once instead of 2 (the recipe reckons with 0.5 GiB each)" in bench.warnings[0]
+    assert bench.log.count("-j 1\n") == 1, "it is not tried for ever"
+
+
+@pytest.mark.parametrize(("room", "fewer"), [(2, ["2"]), (1, ["2", "1"])])
+def test_where_compilers_are_killed_fewer_run_at_once(
+    bench: Bench, tmp_path: Path, room: int, fewer: list[str]
+) -> None:
+    """However many are killed at once, the build carries on with half as many, and ends well."""
+    bench.jobs = 4
+    bench.project("UNITY_BUILD ON", "UNITY_BUILD OFF")
+    bench.project("alone.cpp)", "alone.cpp last.cpp)")
+    bench.write(last="int last() { return 5; }\n")
+    running = tmp_path / "running"
+    running.mkdir()
+    bench.compiler(CROWDED.format(folder=running, room=room))
+    bench.build()
+    assert bench.module.exists()
+    assert [warning.partition("carrying on with ")[2].split()[0] for warning in bench.warnings] == fewer
+    assert "_ext.dir/" in bench.warnings[0], "the files are named"
+
+
+def test_a_build_whose_ninja_was_killed_carries_on(bench: Bench) -> None:
+    """The kernel may pick ninja itself: what was compiled stays, the rest is compiled by fewer at once."""
+    bench.project("UNITY_BUILD ON", "UNITY_BUILD OFF")
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        bench.listen(event)
+        if isinstance(event, BuildProgress) and event.done == 2 and not killed:
+            ninjas = [each for each in psutil.Process().children() if each.name() == "ninja"]
+            killed.extend(each.pid for each in ninjas)
+            for each in ninjas:
+                each.kill()
+
+    configure(bench.task)
+    compile_project(replace(bench.task, listener=kill))
+    assert len(killed) == 1
+    assert bench.module.exists()
+    assert len(bench.warnings) == 1
+    assert "ninja" in bench.warnings[0]
+    totals = [event.total for event in bench.events if isinstance(event, BuildProgress)]
+    assert min(totals) < totals[0] == 4, "what was done before is not done again"
+
+
+def test_configuring_is_a_step_of_its_own(bench: Bench) -> None:
+    """What was said then can be read again, and nothing is compiled yet; the second time nothing is done."""
+    said = configure(bench.task)
+    assert "Build files have been written" in said
+    assert bench.objects() == {}
+    assert configure(bench.task) == said
+    assert bench.log.count("cmake -S") == 1
+
+
+@pytest.mark.parametrize(
+    ("versions", "flags", "has"),
+    [("", {"SPEED": "O1"}, True), (">=2", {"SPEED": "O1"}, True), ("<2", {"SPEED": "O1"}, False), ("", {}, False)],
+)
+def test_a_project_is_for_some_releases_and_flags(
+    bench: Bench, versions: str, flags: dict[str, str], *, has: bool
+) -> None:
+    """Of the recipe's releases and ways to build, those that the project names."""
+    project = CMakeProject(file="CMakeLists.txt", when={"SPEED": "O1"}, versions=versions)
+    layer = replace(bench.layer, flags=flags, recipe=replace(bench.layer.recipe, cmake=project))
+    assert has_project(layer) is has
+    assert not has_project(replace(layer, recipe=replace(layer.recipe, cmake=None)))
+
+
+@pytest.fixture
+def upstream(bench: Bench) -> Bench:
+    """A project that its own setup.py configures."""
+    project = CMakeProject(command=("setup.py", "configure"), folder="build", target="_ext", when={})
+    bench.layer = replace(bench.layer, recipe=replace(bench.layer.recipe, cmake=project))
+    (bench.place.tree / "setup.py").write_text(UPSTREAM, encoding="utf-8")
+    extra = "add_library(unwanted MODULE unwanted.cpp)\n"
+    (bench.place.tree / "CMakeLists.txt").write_text(PROJECT + extra, encoding="utf-8")
+    bench.write(unwanted="#error nobody asked for this\n")
+    return bench
+
+
+def test_a_program_of_upstreams_may_configure(upstream: Bench) -> None:
+    """It is run in the tree by the environment's Python; the target alone is compiled where it configured."""
+    upstream.build()
+    assert (upstream.place.tree / "build" / "_ext.so").exists()
+    assert not upstream.place.built.exists()
+    assert "-- what upstream says of its flags" in configure(upstream.task)
+
+
+def test_a_unit_of_upstreams_is_not_taken_apart(upstream: Bench) -> None:
+    """Its CMakeLists.txt knows nothing of that: the error is told, and nothing is tried again."""
+    upstream.write(two=CLASH)
+    with pytest.raises(BuildError) as caught:
+        upstream.build()
+    assert "two.cpp:1" in caught.value.why
+    assert upstream.warnings == []
+
+
+def test_a_program_that_configures_elsewhere_is_told(upstream: Bench) -> None:
+    """A recipe that names the wrong folder is not compiled from nothing."""
+    script = upstream.place.tree / "setup.py"
+    script.write_text(UPSTREAM.replace('"build"', '"other"'), encoding="utf-8")
+    with pytest.raises(BuildError, match="was not configured") as caught:
+        upstream.build()
+    assert "`setup.py configure` left no build.ninja" in caught.value.why
+
+
+@pytest.fixture
+def library(bench: Bench) -> Bench:
+    """A project of the tree's own, which its CMakeLists.txt alone describes."""
+    definitions = {"CMAKE_INSTALL_PREFIX": "{built}/prefix", "OWN_PYTHON": "{python}", "PART": "two"}
+    project = CMakeProject(definitions=definitions, folder="build", target="install", when={})
+    flags = {"SPEED": "O1", "PART": "one", "EMPTY": ""}
+    bench.layer = replace(bench.layer, flags=flags, recipe=replace(bench.layer.recipe, cmake=project))
+    (bench.place.tree / "CMakeLists.txt").write_text(LIBRARY, encoding="utf-8")
+    for name, file in (("headers", "given.h"), ("first", "none"), ("second/include", "found.txt")):
+        (bench.root / name).mkdir(parents=True)
+        (bench.root / name / file).touch()
+    bench.write(alone='#include "given.h"\nint alone() { return 3; }\n', unwanted="#error nobody asked for this\n")
+    return bench
+
+
+def test_the_tree_s_own_project_is_told_flags_and_definitions(library: Bench) -> None:
+    """Flags without a value are left to it, definitions go before flags; what it installs is in its folder."""
+    bench = library
+    given = {
+        "CMAKE_CXX_STANDARD_INCLUDE_DIRECTORIES": f"{bench.root / 'headers'};{bench.root / 'first'}",
+        "CMAKE_PREFIX_PATH": f"{bench.root / 'first'}:{bench.root / 'second'}",
+    }
+    task = replace(bench.task, variables=given)
+    said = configure(task)
+    compile_project(task)
+    assert f"SPEED is 'O1', PART is 'two', Python is {bench.place.env / 'bin' / 'python'}" in said
+    assert (bench.place.tree / "build" / "prefix" / "lib" / "libalone.so").exists()
+    assert not bench.place.built.exists()
+    assert task.filled({"X": "{built}/prefix"}) == {"X": str(bench.place.tree / "build" / "prefix")}
+
+
+def test_a_unit_of_the_tree_s_own_project_is_not_taken_apart(library: Bench) -> None:
+    """It knows nothing of that: the error is told, and nothing is tried again."""
+    with pytest.raises(BuildError, match=r"ext 2\.0 did not build") as caught:
+        library.build()
+    assert "found.txt" in caught.value.why
+    assert library.warnings == []
+
+
+def test_the_next_build_knows_how_long_each_file_took(bench: Bench) -> None:
+    """A build that reached its end remembers the seconds of all that it made."""
+    bench.build()
+    timings = json.loads((bench.root / "timings" / "ext.json").read_text(encoding="utf-8"))
+    assert {"_ext.so", "CMakeFiles/_ext.dir/alone.cpp.o"} <= timings.keys()
+    last = [event for event in bench.events if isinstance(event, BuildProgress)][-1]
+    assert last.share == 1.0
+
+
+def test_a_build_that_failed_remembers_nothing(bench: Bench) -> None:
+    """Its times would be those of a part."""
+    bench.write(alone="int alone() { return here; }\n")
+    with pytest.raises(BuildError):
+        bench.build()
+    assert not (bench.root / "timings").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ('file(DOWNLOAD http://files.invalid/six.py "${CMAKE_BINARY_DIR}/six.py" STATUS ignored)', "files.invalid/six"),
+        ('file(DOWNLOAD https://files.invalid/six.py "${CMAKE_BINARY_DIR}/six.py")', "files.invalid:443"),
+        ("fetch(URL https://files.invalid/six.tar.gz)", "files.invalid:443"),
+        ("fetch(GIT_REPOSITORY ssh://git@files.invalid/six.git GIT_TAG 1.0)", "transport 'ssh' not allowed"),
+    ],
+)
+def test_configuring_downloads_nothing(bench: Bench, lines: str, named: str) -> None:
+    """Whoever tries ends the build, even one that would not mind that it failed; the address is named."""
+    fetch = (
+        "include(FetchContent)\nmacro(fetch)\nFetchContent_Declare(six ${ARGV})\n"
+        "FetchContent_MakeAvailable(six)\nendmacro()\n"
+    )
+    bench.project("add_library", f"{fetch}{lines}\nadd_library")
+    with pytest.raises(GateError, match=r"ext 2\.0 wants to download something while it is built") as caught:
+        bench.build()
+    assert named in caught.value.why
+    assert "part of the source" in caught.value.fix
+    assert not (bench.place.built / ".configured").exists()
+
+
+def test_compiling_downloads_nothing(bench: Bench) -> None:
+    """Nor does what a build runs to make its sources."""
+    text = "from contextlib import suppress\nfrom urllib.request import urlopen\n"
+    text += 'with suppress(OSError):\n    urlopen("http://files.invalid/table")\n'
+    (bench.place.tree / "make_table.py").write_text(text, encoding="utf-8")
+    bench.project("add_library", 'add_custom_command(OUTPUT t COMMAND "${Python_EXECUTABLE}" make_table.py\n'
+        'WORKING_DIRECTORY "${CMAKE_SOURCE_DIR}")\nadd_custom_target(table ALL DEPENDS t)\nadd_library')  # fmt: skip
+    with pytest.raises(GateError) as caught:
+        bench.build()
+    assert "http://files.invalid/table" in caught.value.why
+
+
+def test_what_is_here_may_be_fetched(bench: Bench, tmp_path: Path) -> None:
+    """A dependency that is a folder of the source, and a message about downloads, are no downloads."""
+    (tmp_path / "six").mkdir()
+    (tmp_path / "six" / "CMakeLists.txt").write_text("add_custom_target(six)\n", encoding="utf-8")
+    bench.project("add_library", 'message(STATUS "Downloading is OFF, http://files.invalid is not asked")\n'
+        f'include(FetchContent)\nFetchContent_Declare(six URL "{tmp_path / "six"}")\n'
+        "FetchContent_MakeAvailable(six)\nadd_library")  # fmt: skip
+    bench.build()
+    assert bench.module.exists()

@@ -248,7 +248,34 @@ def test_a_long_build_in_a_log_gives_a_sign_of_life(out: io.StringIO) -> None:
     console(BuildProgress(step=BUILD, done=1, total=25))
     clock.now = 11.0
     console(BuildProgress(step=BUILD, done=7, total=25))
-    assert out.getvalue() == "  build mmx: 7 of 25 compiled\n"
+    assert out.getvalue() == "  build mmx: 7/25\n"
+
+
+@pytest.mark.parametrize(
+    ("remaining", "words"),
+    [
+        (None, "312/1333"),
+        (2460.0, "312/1333, about 41 min left"),
+        (4000.0, "312/1333, about 1 h 07 min left"),
+        (12.0, "312/1333, less than a minute left"),
+    ],
+)
+def test_a_long_build_says_how_long_it_will_take(out: io.StringIO, remaining: float | None, words: str) -> None:
+    """To the minute, and nothing while it is not known."""
+    clock = Clock()
+    console = Console(stdout=out, clock=clock)
+    clock.now = 11.0
+    console(BuildProgress(step=BUILD, done=312, total=1333, share=0.2, remaining=remaining))
+    assert out.getvalue() == f"  build mmx: {words}\n"
+
+
+def test_a_build_that_ends_has_no_time_left(out: io.StringIO) -> None:
+    """At the last file there is nothing more to wait for."""
+    clock = Clock()
+    console = Console(stdout=out, clock=clock)
+    clock.now = 11.0
+    console(BuildProgress(step=BUILD, done=9, total=9, share=1.0, remaining=0.0))
+    assert out.getvalue() == "  build mmx: 9/9\n"
 
 
 def test_a_terminal_gets_live_bars_that_go_away() -> None:

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import nullcontext
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mmstack.errors import HostError, UsageError
+from mmstack.run import run
+from mmstack.toolchains.caches import Cache, find, serving, statistics, variables
+
+SAYS = {"ccache": "ccache version 4.7.5\nFeatures: file-storage", "sccache": "sccache 0.16.0"}
+
+
+class Machine:
+    """A PATH with caches that say who they are."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state"
+
+    def add(self, name: str, text: str = "", *, folder: str = "bin") -> Path:
+        """Put a cache there, by what it says or as a script."""
+        file = self.root / folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text or f"#!/bin/sh\necho '{SAYS[name]}'\n", encoding="utf-8")
+        file.chmod(0o755)
+        return file
+
+    def find(self, wish: str, *folders: Path) -> Cache | None:
+        """Look for what is wished."""
+        environ = {"PATH": f"{self.root / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"}
+        return find(wish, state=self.state, environ=environ, folders=folders)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine of no known caches but those that a test adds."""
+    return Machine(tmp_path)
+
+
+@pytest.mark.parametrize(("wish", "version"), [("ccache", "4.7.5"), ("sccache", "0.16.0")])
+def test_the_cache_that_is_wished_for_is_taken(machine: Machine, wish: str, version: str) -> None:
+    """With its version, and a folder of its own in the state."""
+    program = machine.add(wish)
+    found = machine.find(wish)
+    assert found is not None
+    assert (found.kind, found.program, found.version) == (wish, program, version)
+    assert found.folder == machine.state / "compiler-cache" / wish
+
+
+def test_an_environments_own_cache_goes_before_that_of_the_machine(machine: Machine) -> None:
+    """A cache that is pinned by version is there to be used."""
+    machine.add("sccache")
+    pinned = machine.add("sccache", folder="env")
+    found = machine.find("sccache", pinned.parent)
+    assert found is not None
+    assert found.program == pinned
+
+
+def test_auto_takes_the_first_that_is_there(tmp_path: Path) -> None:
+    """None is no fault then, and the same as where none is wished for."""
+    environ = {"PATH": str(tmp_path)}
+    assert find("auto", state=tmp_path, environ=environ) is None
+    (tmp_path / "sccache").write_text("#!/bin/sh\necho sccache 0.16.0\n", encoding="utf-8")
+    (tmp_path / "sccache").chmod(0o755)
+    found = find("auto", state=tmp_path, environ=environ)
+    assert found is not None
+    assert found.kind == "sccache"
+    assert find("none", state=tmp_path, environ=environ) is None
+
+
+def test_a_cache_that_is_not_here_is_told(tmp_path: Path) -> None:
+    """What to install is said; nothing is taken instead."""
+    with pytest.raises(HostError, match="ccache is not on this machine") as caught:
+        find("ccache", state=tmp_path, environ={"PATH": str(tmp_path)})
+    assert "apt-get install ccache" in caught.value.fix
+
+
+def test_a_cache_that_does_not_work_is_told(machine: Machine) -> None:
+    """With what it said."""
+    machine.add("ccache", "#!/bin/sh\necho 'libhiredis.so: cannot open'; exit 127\n")
+    with pytest.raises(HostError, match="does not work") as caught:
+        machine.find("ccache")
+    assert "libhiredis" in caught.value.why
+
+
+def test_an_unknown_cache_is_told(machine: Machine) -> None:
+    """With the nearest that is known."""
+    with pytest.raises(UsageError, match="no compiler cache 'cache'") as caught:
+        machine.find("cache")
+    assert "did you mean 'ccache'" in caught.value.fix
+
+
+def test_the_users_remote_storage_is_kept_and_the_rest_is_ours(machine: Machine) -> None:
+    """A user's cache on other machines serves, with its secret; no setting of theirs moves what is on this one."""
+    machine.add("ccache")
+    cache = machine.find("ccache")
+    assert cache is not None
+    environ = {
+        "CCACHE_REMOTE_STORAGE": "redis://:secret@cache",
+        "CCACHE_DIR": "/elsewhere",
+        "CCACHE_RECACHE": "1",
+        "OTHER": "1",
+    }
+    found = variables(cache, machine.root, environ)
+    assert found["CCACHE_REMOTE_STORAGE"] == "redis://:secret@cache"
+    assert found["CCACHE_DIR"] == str(cache.folder)
+    assert found["CCACHE_BASEDIR"] == str(machine.root)
+    assert not {"CCACHE_RECACHE", "OTHER"} & found.keys()
+    launchers = {found[f"CMAKE_{language}_COMPILER_LAUNCHER"] for language in ("C", "CXX", "CUDA")}
+    assert launchers == {str(cache.program)}
+    assert "secret" not in repr(cache)
+
+
+def compile_at(root: Path, cache: Cache, environment: dict[str, str]) -> bytes:
+    """Compile the same source in another folder, and return the object."""
+    root.mkdir()
+    (root / "a.c").write_text(f"int a(void) {{ return {os.getpid()}; }}\n", encoding="utf-8")
+    run([cache.program, "gcc", "-c", root / "a.c", "-o", root / "a.o"], env=environment, cwd=root)
+    return (root / "a.o").read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("ccache") is None, reason="ccache is not on this machine")
+def test_ccache_compiles_nothing_twice(tmp_path: Path) -> None:
+    """Not even in another folder of another key; and it says how often that was so."""
+    cache = find("ccache", state=tmp_path / "state", environ=os.environ)
+    assert cache is not None
+    objects = []
+    for name in ("one", "two"):
+        environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path / name, {})}
+        objects.append(compile_at(tmp_path / name, cache, environment))
+    assert objects[0] == objects[1]
+    assert statistics(cache, environment) == {"hits": 1, "misses": 1}
+
+
+@pytest.mark.skipif(shutil.which("sccache") is None, reason="sccache is not on this machine")
+def test_sccache_compiles_nothing_twice_and_leaves_no_server(tmp_path: Path) -> None:
+    """Its server is ours alone, and is gone when the build is over."""
+    cache = find("sccache", state=tmp_path / "state", environ=os.environ)
+    assert cache is not None
+    objects = []
+    with serving(cache, tmp_path / "one", os.environ, nullcontext()) as extra:
+        environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path, os.environ), **extra}
+        objects.append(compile_at(tmp_path / "one", cache, environment))
+        shutil.rmtree(tmp_path / "one")
+        objects.append(compile_at(tmp_path / "one", cache, environment))
+        assert statistics(cache, environment) == {"hits": 1, "misses": 1}
+    assert objects[0] == objects[1]
+    assert not Path(extra["SCCACHE_SERVER_UDS"]).parent.exists()
+    assert not [each for each in psutil.Process().children(recursive=True) if each.name() == "sccache"]
+
+
+SERVER = """\
+#!/bin/sh
+case "$*" in
+  --version) echo sccache 0.16.0 ;;
+  --stop-server) kill "$(cat "$SCCACHE_SERVER_UDS")" ;;
+  *) echo "$SCCACHE_BUCKET $SCCACHE_REDIS_ENDPOINT" > "{seen}"; echo $$ > "$SCCACHE_SERVER_UDS"; exec sleep 60 ;;
+esac
+"""
+
+
+def test_a_server_is_held_by_one_at_a_time_and_ends_with_its_build(machine: Machine) -> None:
+    """Two at once would spoil the folder; one outlives neither an end nor an error. The user's storage is its own."""
+    seen, lock = machine.root / "seen", threading.Lock()
+    machine.add("sccache", SERVER.format(seen=seen))
+    cache = machine.find("sccache")
+    assert cache is not None
+
+    def build() -> None:
+        with serving(cache, machine.root, {"SCCACHE_BUCKET": "ours"}, lock) as extra:
+            assert lock.locked()
+            assert Path(extra["SCCACHE_SERVER_UDS"]).exists()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        build()
+    assert not lock.locked()
+    assert seen.read_text(encoding="utf-8") == "ours \n"
+    assert not [each for each in psutil.Process().children(recursive=True) if each.name() == "sleep"]
+
+
+def test_a_server_that_does_not_start_is_told(machine: Machine) -> None:
+    """With what it said, and at once."""
+    machine.add("sccache", '#!/bin/sh\n[ "$1" = --version ] && echo sccache 0.16.0 && exit\necho no bucket; exit 2\n')
+    cache = machine.find("sccache")
+    assert cache is not None
+    with (
+        pytest.raises(HostError, match="sccache does not start") as caught,
+        serving(cache, machine.root, {}, nullcontext()),
+    ):
+        pytest.fail("there is no server")
+    assert "no bucket" in caught.value.why
+
+
+def test_ccache_needs_no_server(machine: Machine) -> None:
+    """Nothing is started, nobody waits."""
+    machine.add("ccache")
+    cache = machine.find("ccache")
+    assert cache is not None
+    lock = threading.Lock()
+    with lock, serving(cache, machine.root, {}, lock) as extra:
+        assert extra == {}

@@ -1,0 +1,1 @@
+raise SystemExit("the recipe's own file should be here")
