@@ -33,11 +33,13 @@ CHOICE = {
     "python": "the Python to build for, X.Y or a path (default: the stack's first that is here)",
     "arch": "GPU architectures: a list such as 9.0,12.0+PTX, native, all or all-major (default: the stack's)",
     "toolkit": "the CUDA toolkit: auto, system, system:DIR, wheels, redist, redist:URL or redist:DIR",
-    "torch": "where torch comes from, short for --source torch=...: wheel, or installed in --python PATH",
+    "torch": "where torch comes from, short for --source torch=...: source, wheel, or installed in --python PATH",
     "index-only": "take everything from a package index",
-    "source": "LAYER=sdist, LAYER=wheel or LAYER=path:DIR; again for each layer",
+    "mirror": "where git repositories are fetched instead: a base URL, or a file of lines `from = to`",
+    "source": "LAYER=git, archive, distro, sdist, wheel, source (whichever is built) or path:DIR; again for each layer",
     "flag": "LAYER.NAME=VALUE; again for each flag",
     "without": "leave a layer out; again for each",
+    "compiler-cache": "none, ccache, sccache, or auto: whichever is here (default: none)",
     "jobs": "compile this many files at once (default: from cores and memory)",
 }
 MANNER = {
@@ -46,6 +48,7 @@ MANNER = {
     "debug": "show the traceback of a failure",
 }
 LISTS = ["source", "flag", "without"]
+LAYER_OPTIONS = ("torch",)  # layers whose kind of source has an option of its own
 
 
 @contextmanager
@@ -67,7 +70,7 @@ def _session(
     console = Console(json=json, verbose=verbose, dist=Path("dist"))
     try:
         with console, disk_errors(state):
-            yield Session(paths, console, offline=offline)
+            yield Session(paths, console, offline=offline, layer_options=LAYER_OPTIONS)
     except MmstackError as error:
         console.error(error, traceback=debug)
         raise Exit(code=error.code) from error
@@ -92,7 +95,7 @@ def _options(*, source: Sequence[str] | None = None, torch: str = "", **words: A
     help={
         **CHOICE,
         **MANNER,
-        "stop-after": "stop when all steps of this kind are done: fetch, source, env, build, gate, install",
+        "stop-after": "stop when all steps of this kind are done: fetch, source, env, configure, build, gate, install",
         "offline": "use only what was fetched before",
         "dry-run": "show the plan and stop",
     },
@@ -106,9 +109,11 @@ def build_stack(
     toolkit: str = "",
     torch: str = "",
     index_only: bool = False,
+    mirror: str = "",
     source: Sequence[str] | None = None,
     flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
+    compiler_cache: str = "none",
     jobs: str = "",
     stop_after: str = "",
     offline: bool = False,
@@ -127,15 +132,17 @@ def build_stack(
             toolkit=toolkit,
             torch=torch,
             index_only=index_only,
+            mirror=mirror,
             source=source,
             flag=flag,
             without=without,
             jobs=jobs,
         )
+        session.engine.workshop.compiler_cache = compiler_cache
         session.build(options, stop_after=stop_after, dry_run=dry_run)
 
 
-@task(iterable=LISTS, help={**CHOICE, **MANNER})
+@task(iterable=LISTS, help={**{name: text for name, text in CHOICE.items() if name != "compiler-cache"}, **MANNER})
 def plan(
     _c: Context,
     stack: str = "",
@@ -145,6 +152,7 @@ def plan(
     toolkit: str = "",
     torch: str = "",
     index_only: bool = False,
+    mirror: str = "",
     source: Sequence[str] | None = None,
     flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
@@ -163,6 +171,7 @@ def plan(
             toolkit=toolkit,
             torch=torch,
             index_only=index_only,
+            mirror=mirror,
             source=source,
             flag=flag,
             without=without,
@@ -176,7 +185,7 @@ def plan(
     help={
         **{
             name: CHOICE[name]
-            for name in ("stack", "cuda", "python", "toolkit", "torch", "index-only", "source", "without")
+            for name in ("stack", "cuda", "python", "toolkit", "torch", "index-only", "mirror", "source", "without")
         },
         **MANNER,
     },
@@ -189,6 +198,7 @@ def fetch(
     toolkit: str = "",
     torch: str = "",
     index_only: bool = False,
+    mirror: str = "",
     source: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
     json: bool = False,
@@ -204,6 +214,7 @@ def fetch(
             toolkit=toolkit,
             torch=torch,
             index_only=index_only,
+            mirror=mirror,
             source=source,
             without=without,
         )
@@ -247,7 +258,7 @@ def verify(
     help={
         **{
             name: CHOICE[name]
-            for name in ("stack", "cuda", "python", "arch", "toolkit", "torch", "index-only", "source")
+            for name in ("stack", "cuda", "python", "arch", "toolkit", "torch", "index-only", "mirror", "source")
         },
         **MANNER,
     },
@@ -261,6 +272,7 @@ def doctor(
     toolkit: str = "",
     torch: str = "",
     index_only: bool = False,
+    mirror: str = "",
     source: Sequence[str] | None = None,
     json: bool = False,
     verbose: bool = False,
@@ -276,6 +288,7 @@ def doctor(
             toolkit=toolkit,
             torch=torch,
             index_only=index_only,
+            mirror=mirror,
             source=source,
         )
         able = session.doctor(options)
@@ -290,11 +303,49 @@ def report(_c: Context, stack: str = "", json: bool = False, verbose: bool = Fal
         session.report(stack)
 
 
-@task(help={"stack": "the stack to lock (default: all)", "check": "only see whether the locks fit"})
-def lock(_c: Context, stack: str = "", check: bool = False, debug: bool = False) -> None:
+@task(
+    help={
+        "stack": "the stack to lock (default: all)",
+        "check": "only see whether the locks fit",
+        "trees": "fetch the sources too, and pin the digests of their trees",
+        "mirror": CHOICE["mirror"],
+        "debug": MANNER["debug"],
+    }
+)
+def lock(
+    _c: Context, stack: str = "", check: bool = False, trees: bool = False, mirror: str = "", debug: bool = False
+) -> None:
     """Resolve what stacks require and pin it by version and digest."""
     with _session(debug=debug) as session:
-        session.lock(stack, check=check)
+        session.lock(stack, check=check, with_trees=trees, mirror=mirror)
+
+
+@task(
+    name="compare",
+    positional=["layer", "first", "second"],
+    help={
+        "layer": "the layer",
+        "first": "a kind of source, e.g. git",
+        "second": "another, e.g. archive",
+        "version": "its release (default: the first of its recipe)",
+        "mirror": CHOICE["mirror"],
+        **MANNER,
+    },
+)
+def sources_compare(
+    _c: Context,
+    layer: str,
+    first: str,
+    second: str,
+    version: str = "",
+    mirror: str = "",
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Show file by file how two ways to the same release differ."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        session.compare_sources(layer, (first, second), version, mirror)
 
 
 @task(name="check", help={"debug": MANNER["debug"]})
@@ -305,12 +356,19 @@ def patches_check(_c: Context, debug: bool = False) -> None:
 
 
 @task(
-    name="edit", positional=["layer"], help={"layer": "the layer", "version": "its release", "debug": MANNER["debug"]}
+    name="edit",
+    positional=["layer"],
+    help={
+        "layer": "the layer",
+        "version": "its release",
+        "source": "the kind of source (default: the first that is pinned)",
+        "debug": MANNER["debug"],
+    },
 )
-def patches_edit(_c: Context, layer: str, version: str = "", debug: bool = False) -> None:
+def patches_edit(_c: Context, layer: str, version: str = "", source: str = "", debug: bool = False) -> None:
     """Lay out a layer's tree, patched, for editing."""
     with _session(debug=debug) as session:
-        session.edit_patches(layer, version)
+        session.edit_patches(layer, version, source)
 
 
 @task(
@@ -326,6 +384,7 @@ def patches_save(_c: Context, layer: str, name: str, reason: str = "", debug: bo
 
 namespace = Collection(build_stack, plan, fetch, verify, doctor, report, lock)
 namespace.add_collection(Collection("patches", patches_check, patches_edit, patches_save))
+namespace.add_collection(Collection("sources", sources_compare))
 
 
 def _check_words(words: list[str]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -19,18 +21,25 @@ from mmstack.lock import read_lock
 from mmstack.model import (
     CMakeProject,
     Conflict,
+    Cost,
     CudaBuild,
     CudaRelease,
     CudaSupport,
+    DistroPin,
     FilePin,
     Flag,
     GateRules,
+    GitPin,
     LayerChoice,
+    Part,
     Patch,
+    Pins,
     RecipeData,
     SourceKind,
     Stack,
+    WheelKind,
 )
+from mmstack.sources.web import redact
 from mmstack.toolchains.architectures import parse_architecture
 
 if TYPE_CHECKING:
@@ -43,8 +52,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MEBIBYTE = 1 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 TWO_NUMBERS = re.compile(r"\d{1,4}\.\d{1,4}")
 BARE_NAME = re.compile(r"[A-Za-z0-9_-]+")
+PRESET = "PRESET"
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Catalog:
     def patches(self) -> Mapping[str, tuple[Patch, ...]]:
         """Return the patch series by project."""
         series = dict(read_series(file) for file in sorted(self.root.glob("patches/*/series.toml")))
-        projects = {recipe.project for recipe in self.recipes.values()}
+        projects = {recipe.series for recipe in self.recipes.values()}
         for project in series:
             if project not in projects:
                 raise CatalogError(
@@ -204,13 +215,20 @@ def _check_stack(stack: Stack, recipes: Mapping[str, RecipeData]) -> None:
                 why=did_you_mean(layer.name, recipes),
                 fix="correct the name, or add pipelines/NAME/recipe.toml",
             )
-        flags = {flag.name: flag.choices for flag in recipes[layer.name].flags}
+        flags = choices_of_flags(recipes[layer.name])
+        ranges = {flag.name: flag.versions for flag in recipes[layer.name].flags}
         for name, value in layer.flags.items():
             if name not in flags:
                 raise CatalogError(
                     f"{stack.file}: layer '{layer.name}' has no flag '{name}'",
                     why=did_you_mean(name, flags),
                     fix="correct or remove it",
+                )
+            if not SpecifierSet(ranges.get(name, ""), prereleases=True).contains(layer.version):
+                raise CatalogError(
+                    f"{stack.file}: {layer.name} {layer.version} has no flag '{name}'",
+                    why=f"it is one of {layer.name} {ranges[name]}",
+                    fix="remove it",
                 )
             if flags[name] and value not in flags[name]:
                 raise CatalogError(
@@ -220,13 +238,31 @@ def _check_stack(stack: Stack, recipes: Mapping[str, RecipeData]) -> None:
                 )
 
 
+def choices_of_flags(recipe: RecipeData) -> dict[str, tuple[str, ...]]:
+    """Return what each flag of a layer may be set to, the choice of a preset among them; nothing means anything."""
+    presets = {PRESET: tuple(recipe.presets)} if recipe.presets else {}
+    return presets | {flag.name: flag.choices for flag in recipe.flags}
+
+
 def read_recipe(file: Path) -> RecipeData:
     """Read `pipelines/<layer>/recipe.toml`."""
     table = tables.load(file).only(
-        "summary", "project", "modules", "needs", "build", "run", "verify", "flags", "gates", "releases", "conflicts"
+        "summary",
+        "project",
+        "patches",
+        "modules",
+        "needs",
+        "build",
+        "run",
+        "verify",
+        "flags",
+        "presets",
+        "gates",
+        "releases",
+        "conflicts",
     )
     build = table.table("build").only(
-        "against", "compiles", "memory_per_job_mib", "requires", "environment", "cmake", "cuda"
+        "against", "compiles", "memory_per_job_mib", "requires", "also", "environment", "cmake", "cuda", "files"
     )
     run = table.table("run").only("requires", "variants")
     variants = run.table("variants")
@@ -241,6 +277,7 @@ def read_recipe(file: Path) -> RecipeData:
         name=folder.name,
         summary=table.text("summary"),
         project=table.text("project"),
+        series=table.text("patches", table.text("project")),
         modules=table.texts("modules"),
         needs=needs,
         against=against,
@@ -251,20 +288,30 @@ def read_recipe(file: Path) -> RecipeData:
         variants={name: _requirements(variants, name) for name in variants.values},
         verify_requires=_requirements(table.table("verify").only("requires"), "requires"),
         environment=build.table("environment").strings(),
+        files=tuple(_beside(build, "files", name, folder) for name in build.texts("files", ())),
         cmake=_cmake(build, folder, flags) if "cmake" in build.values else None,
         cuda=_cuda(build.table("cuda")) if "cuda" in build.values else None,
-        conflicts=tuple(_conflict(entry) for entry in table.tables("conflicts")),
+        conflicts=tuple(_conflict(entry, flags) for entry in table.tables("conflicts")),
         flags=flags,
         gates=_gates(table.table("gates", required=True)),
+        presets=_presets(table.table("presets"), flags),
+        build_also=tuple(_also(entry) for entry in build.tables("also")),
         releases=_releases(table.tables("releases")),
+        run_built={entry.text("version"): _requirements(entry, "requires") for entry in table.tables("releases")},
+        costs={entry.text("version"): _cost(entry) for entry in table.tables("releases") if "cost" in entry.values},
         waived={entry.text("version"): entry.table("waived").strings() for entry in table.tables("releases")},
         support={
             entry.text("version"): _support(entry) for entry in table.tables("releases") if "cuda" in entry.values
         },
         folder=folder,
-        digest=files_digest(folder, [path for path in folder.iterdir() if path.is_file() and path.suffix != ".md"]),
+        digest=files_digest(folder, [path for path in folder.iterdir() if path.is_file() and _counts(path)]),
         suite_digest=suite_digest(folder),
     )
+
+
+def _counts(path: Path) -> bool:
+    """Return whether a file of a layer can change what is built: pages and the weights of an estimate cannot."""
+    return path.suffix != ".md" and path.name != "weights.json"
 
 
 def suite_digest(folder: Path) -> str:
@@ -284,7 +331,7 @@ def read_series(file: Path) -> tuple[str, tuple[Patch, ...]]:
 
 
 def _patch(project: str, folder: Path, table: Table) -> Patch:
-    table.only("file", "id", "versions", "when", "reason", "upstream", "retire_when", "sha256")
+    table.only("file", "id", "versions", "when", "sources", "reason", "upstream", "retire_when", "sha256")
     beside = {path.name: path for path in folder.iterdir() if path.is_file()}
     name = table.text("file")
     if name not in beside:
@@ -310,6 +357,7 @@ def _patch(project: str, folder: Path, table: Table) -> Patch:
         upstream=table.text("upstream"),
         retire_when=table.text("retire_when"),
         when=_ranges(table.table("when")),
+        sources=tuple(_source_kind(table, "sources", kind) for kind in table.texts("sources", ())),
     )
 
 
@@ -321,8 +369,8 @@ def _parsed(table: Table, name: str, parse: Callable[[str], T], text: str, deman
         raise table.wrong(name, f"must be {demand}", why=str(error), fix=f"write e.g. '{example}'") from error
 
 
-def _range(table: Table, name: str) -> str:
-    text = table.text(name)
+def _range(table: Table, name: str, default: str | None = None) -> str:
+    text = table.text(name, default)
     _parsed(table, name, SpecifierSet, text, "a version range", ">=2.14")
     return text
 
@@ -373,27 +421,73 @@ def _layer_choice(table: Table) -> LayerChoice:
 
 
 def _flag(name: str, table: Table) -> Flag:
-    table.only("default", "choices", "help")
+    table.only("default", "choices", "help", "group", "versions")
+    if name == PRESET:
+        raise table.wrong("default", "belongs to a flag that cannot have this name", why="it chooses a preset")
     default, choices = table.text("default"), table.texts("choices", ())
     if choices and default not in choices:
         raise table.wrong("default", "must be one of the choices", why=did_you_mean(default, choices))
-    return Flag(name=name, default=default, choices=choices, help=table.text("help"))
+    return Flag(
+        name=name,
+        default=default,
+        choices=choices,
+        help=table.text("help"),
+        group=table.text("group", ""),
+        versions=_range(table, "versions", ""),
+    )
+
+
+def _presets(table: Table, flags: tuple[Flag, ...]) -> dict[str, dict[str, str]]:
+    return {name: _flag_values(table.table(name), flags) for name in table.values}
+
+
+def _flag_values(table: Table, flags: tuple[Flag, ...]) -> dict[str, str]:
+    choices = {flag.name: flag.choices for flag in flags}
+    values = table.only(*choices).strings()
+    for name, value in values.items():
+        if choices[name] and value not in choices[name]:
+            raise table.wrong(name, "must be one of the flag's choices", why=did_you_mean(value, choices[name]))
+    return values
+
+
+def _also(table: Table) -> tuple[str, tuple[str, ...]]:
+    table.only("versions", "requires")
+    return _range(table, "versions"), _requirements(table, "requires")
+
+
+def _cost(entry: Table) -> Cost:
+    table = entry.table("cost").only("seconds", "seconds_per_architecture")
+    return Cost(
+        seconds=table.get("seconds", int), seconds_per_architecture=table.get("seconds_per_architecture", int, 0)
+    )
 
 
 def _cmake(build: Table, folder: Path, flags: tuple[Flag, ...]) -> CMakeProject:
-    table = build.table("cmake").only("file", "when")
-    beside = [path.name for path in folder.iterdir() if path.is_file()]
-    if (file := table.text("file")) not in beside:
-        raise table.wrong("file", "must be a file beside the recipe", why=did_you_mean(file, beside))
-    choices = {flag.name: flag.choices for flag in flags}
-    when = table.table("when").only(*choices)
-    for name, value in when.strings().items():
-        if choices[name] and value not in choices[name]:
-            raise when.wrong(name, "must be one of the flag's choices", why=did_you_mean(value, choices[name]))
+    table = build.table("cmake").only("file", "command", "definitions", "folder", "target", "when", "versions")
+    file, command = table.text("file", ""), table.texts("command", ())
+    if bool(file) + bool(command) + ("definitions" in table.values) != 1:
+        raise table.wrong("file", "must be there, or else 'command' or 'definitions' must", fix="give one of them")
+    if file:
+        _beside(table, "file", file, folder)
     tools = {canonicalize_name(Requirement(line).name) for line in build.texts("requires", ())}
     if missing := sorted({"cmake", "ninja"} - tools):
         raise build.wrong("requires", f"must name {' and '.join(missing)}, by which the CMake project is built")
-    return CMakeProject(file=file, when=when.strings())
+    return CMakeProject(
+        when=_flag_values(table.table("when"), flags),
+        file=file,
+        command=command,
+        definitions=table.table("definitions").strings(),
+        folder="" if file else _inside(table, "folder"),
+        target=table.text("target", ""),
+        versions=_range(table, "versions", ""),
+    )
+
+
+def _beside(table: Table, key: str, name: str, folder: Path) -> str:
+    beside = [path.name for path in folder.iterdir() if path.is_file()]
+    if name not in beside:
+        raise table.wrong(key, "must be a file beside the recipe", why=did_you_mean(name, beside))
+    return name
 
 
 def _memory(table: Table) -> int:
@@ -415,21 +509,25 @@ def _support(entry: Table) -> CudaSupport:
     return CudaSupport(version=version, architectures=_architectures(table, "architectures"))
 
 
-def _conflict(table: Table) -> Conflict:
-    table.only("id", "when", "why", "fix")
+def _conflict(table: Table, flags: tuple[Flag, ...]) -> Conflict:
+    table.only("id", "when", "flags", "why", "fix", "warns")
     when = _ranges(table.table("when", required=True))
     if not when:
         raise table.wrong("when", "must name at least one version", fix="a conflict of nothing would hold everywhere")
-    return Conflict(id=table.text("id"), when=when, why=table.text("why"), fix=table.text("fix"))
+    return Conflict(
+        id=table.text("id"),
+        when=when,
+        why=table.text("why"),
+        fix=table.text("fix"),
+        flags=_flag_values(table.table("flags"), flags),
+        warns=table.get("warns", bool, default=False),
+    )
 
 
 def _gates(table: Table) -> GateRules:
     table.only("wheel", "top_level", "extensions", "requires", "rpath")
-    wheel = table.text("wheel")
-    if wheel not in {"platform", "pure"}:
-        raise table.wrong("wheel", "must be platform or pure")
     return GateRules(
-        wheel="pure" if wheel == "pure" else "platform",
+        wheel=_wheel_kind(table),
         top_level=table.texts("top_level"),
         extensions=table.texts("extensions", ()),
         requires=table.texts("requires", ()),
@@ -437,26 +535,105 @@ def _gates(table: Table) -> GateRules:
     )
 
 
-def _releases(entries: tuple[Table, ...]) -> dict[str, dict[SourceKind, tuple[FilePin, ...]]]:
-    releases: dict[str, dict[SourceKind, tuple[FilePin, ...]]] = {}
+def _wheel_kind(table: Table) -> WheelKind:
+    text = table.text("wheel")
+    for kind in get_args(WheelKind):
+        if kind == text:
+            return kind  # type: ignore[no-any-return]
+    raise table.wrong("wheel", f"must be one of {', '.join(get_args(WheelKind))}")
+
+
+NOT_KINDS = ("version", "cuda", "waived", "requires", "cost")
+
+
+def _releases(entries: tuple[Table, ...]) -> dict[str, dict[SourceKind, Pins]]:
+    releases: dict[str, dict[SourceKind, Pins]] = {}
     for entry in entries:
-        entry.only("version", "sdist", "wheel", "cuda", "waived")
+        entry.only("sdist", "wheel", "git", "archive", "distro", *NOT_KINDS)
         if _version(entry) in releases:
             raise entry.wrong("version", "must be another than those before", fix="put its files into one entry")
         kinds = releases.setdefault(entry.text("version"), {})
-        for kind in sorted(set(entry.values) - {"version", "cuda", "waived"}):
-            kinds[_source_kind(entry, kind, kind)] = tuple(_file_pin(pin, kind) for pin in entry.tables(kind))
-            if not entry.values[kind]:
-                raise entry.wrong(kind, "must list at least one file")
+        for kind in sorted(set(entry.values).difference(NOT_KINDS)):
+            kinds[_source_kind(entry, kind, kind)] = _pins(entry, kind)
     return releases
 
 
-def _file_pin(table: Table, kind: str) -> FilePin:
+def _pins(entry: Table, kind: str) -> Pins:
+    if kind == "git":
+        return Pins(git=_git(entry.table(kind)))
+    if kind == "archive":
+        table = entry.table(kind).only("filename", "sha256", "urls")
+        return Pins(files=(_file_pin(table),), urls=_urls(table))
+    if kind == "distro":
+        table = entry.table(kind)
+        return Pins(files=(_file_pin(table),), distro=_distro(table))
+    if not entry.get(kind, list):
+        raise entry.wrong(kind, "must list at least one file")
+    return Pins(files=tuple(_index_file(pin, kind) for pin in entry.tables(kind)))
+
+
+def _git(table: Table) -> GitPin:
+    table.only("url", "tag", "commit", "submodules")
+    if not COMMIT.fullmatch(commit := table.text("commit")):
+        raise table.wrong("commit", "must be a commit's whole name: 40 digits, 0-9 and a-f", fix="`git rev-parse TAG`")
+    return GitPin(
+        url=table.text("url"), tag=table.text("tag"), commit=commit, submodules=table.get("submodules", int, 0)
+    )
+
+
+def _distro(table: Table) -> DistroPin:
+    table.only("package", "version", "codename", "filename", "sha256", "libraries", "folders", "parts")
+    return DistroPin(
+        package=table.text("package"),
+        version=table.text("version"),
+        codename=table.text("codename"),
+        parts=tuple(_part(part) for part in table.tables("parts")),
+        libraries=table.texts("libraries", ()),
+        folders=table.texts("folders", ()),
+    )
+
+
+def _part(table: Table) -> Part:
+    table.only("path", "project", "filename", "sha256", "urls", "folder")
+    project, urls = table.text("project", ""), _urls(table)
+    if bool(project) == bool(urls):
+        raise table.wrong("project", "must be there, or else 'urls' must", fix="give one of both")
+    return Part(
+        path=_inside(table, "path"),
+        file=_file_pin(table),
+        folder=_inside(table, "folder") if "folder" in table.values else "",
+        project=project,
+        urls=urls,
+    )
+
+
+def _inside(table: Table, name: str) -> str:
+    path = PurePosixPath(text := table.text(name))
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise table.wrong(name, "must be a folder below the tree", fix="write e.g. 'third_party/x'")
+    return text
+
+
+def _urls(table: Table) -> tuple[str, ...]:
+    urls = table.texts("urls", ())
+    for url in urls:
+        if urlsplit(url).scheme not in {"https", "file"}:
+            raise table.wrong("urls", "must be addresses by https", why=f"it names {redact(url)}")
+    return urls
+
+
+def _index_file(table: Table, kind: str) -> FilePin:
     table.only("filename", "sha256", "variant")
-    name = _filename(table, "filename")
+    pin = _file_pin(table)
     if kind == "wheel":
-        _parsed(table, "filename", parse_wheel_filename, name, "the name of a wheel", "base-1.0-py3-none-any.whl")
-    return FilePin(filename=name, sha256=_sha256(table), variant=table.text("variant", ""))
+        _parsed(
+            table, "filename", parse_wheel_filename, pin.filename, "the name of a wheel", "base-1.0-py3-none-any.whl"
+        )
+    return pin
+
+
+def _file_pin(table: Table) -> FilePin:
+    return FilePin(filename=_filename(table, "filename"), sha256=_sha256(table), variant=table.text("variant", ""))
 
 
 def _filename(table: Table, key: str) -> str:

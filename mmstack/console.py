@@ -40,9 +40,10 @@ from mmstack.events import (
     Waiting,
 )
 from mmstack.report import OUTCOMES, PAGE_NAME, duration, size, to_manifest, to_markdown
+from mmstack.resolve import BUILT_KINDS, memory_per_job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import TextIO
 
@@ -220,6 +221,7 @@ class Console:
             ("jobs", str(plan.jobs)),
             ("compiler", compiler),
             *_gpu_facts(plan),
+            *_source_facts(plan),
             ("python", f"{plan.interpreter.version} ({plan.interpreter.path})"),
         ):
             self._pair(name, value)
@@ -415,8 +417,7 @@ class _Bars:
 
     def build(self, event: BuildProgress) -> None:
         if event.step.id in self._running:
-            count = f"{event.done}/{event.total}"
-            self._steps.update(self._running[event.step.id], completed=event.done, total=event.total, count=count)
+            self._steps.update(self._running[event.step.id], completed=event.share, total=1, count=_progress(event))
 
     def download(self, event: DownloadProgress) -> None:
         self._live.start()
@@ -469,7 +470,7 @@ class _Lines:
 
     def build(self, event: BuildProgress) -> None:
         if self._may_speak():
-            self._say(Text(f"  {self._safe(event.step.title)}: {event.done} of {event.total} compiled"))
+            self._say(Text(f"  {self._safe(event.step.title)}: {_progress(event)}"))
 
     def download(self, event: DownloadProgress) -> None:
         name, now = self._safe(event.filename), self._clock()
@@ -510,6 +511,16 @@ def _terminal(stream: TextIO) -> Terminal:
     return Terminal(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
+def _progress(event: BuildProgress) -> str:
+    """Return `312/1333, about 41 min left`; an estimate is never right to the second."""
+    count = f"{event.done}/{event.total}"
+    if event.remaining is None or event.done >= event.total:
+        return count
+    minutes = round(event.remaining / 60)
+    left = f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004
+    return f"{count}, about {left} left" if minutes else f"{count}, less than a minute left"
+
+
 def _clipped() -> Column:
     return Column(no_wrap=True, overflow="ellipsis", max_width=48)
 
@@ -521,6 +532,22 @@ def _workflow_command(name: str, text: str) -> str:
 
 def _source(layer: LayerPlan) -> str:
     return layer.source.kind if layer.reproducible else f"{layer.source.kind} (not reproducible)"
+
+
+def _source_facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield what a layer's own history, flags and cost are, for those of which they are known."""
+    for layer in plan.layers:
+        if git := layer.source.git:
+            known = f"about {git.submodules} submodules" if git.submodules else "its submodules"
+            yield layer.name, f"{git.url} {git.tag} at {git.commit[:12]}, {known} and theirs"
+        if layer.packages:
+            yield layer.name, f"built against {len(layer.packages)} packages of the distribution"
+        if layer.source.kind in BUILT_KINDS and layer.flags:
+            yield f"{layer.name} flags", " ".join(f"{name}={value}" for name, value in layer.flags.items())
+        if layer.seconds:
+            here = f"{duration(layer.seconds / plan.jobs)} here with {plan.jobs} jobs"
+            memory = f"{memory_per_job(layer) / (1 << 30):.1f} GiB of memory a job"
+            yield f"{layer.name} takes", f"about {duration(layer.seconds)} of one core, {here}: an estimate; {memory}"
 
 
 def _gpu_facts(plan: Plan) -> list[tuple[str, str]]:

@@ -22,16 +22,21 @@ def holds(when: Mapping[str, str], versions: Mapping[str, str]) -> bool:
     )
 
 
-def check(conflicts: Iterable[Conflict], versions: Mapping[str, str]) -> None:
-    """Refuse a combination that is known not to work.
+def check(conflicts: Iterable[Conflict], versions: Mapping[str, str], flags: Mapping[str, str]) -> tuple[str, ...]:
+    """Refuse a combination that is known not to work, and return what to say of one that is not known to.
 
     Raises:
         ConstraintError: it holds one of the conflicts.
     """
+    warnings = []
     for conflict in conflicts:
-        if holds(conflict.when, versions):
+        if not holds(conflict.when, versions) or not conflict.flags.items() <= flags.items():
+            continue
+        if not conflict.warns:
             facts = ", ".join(f"{name} {versions[name]}" for name in conflict.when)
             raise refusal(conflict.id, why=f"{conflict.why} (here: {facts})", fix=conflict.fix)
+        warnings.append(f"{conflict.id}: {conflict.why}; {conflict.fix}")
+    return tuple(warnings)
 
 
 def refusal(name: str, *, why: str, fix: str) -> ConstraintError:

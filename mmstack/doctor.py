@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from mmstack.errors import NetworkError
+from mmstack.errors import HostError, NetworkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,9 +78,10 @@ def examine(
     needs: Needs,
     *,
     state: Path,
-    reach: Callable[[], str],
+    reach: Callable[[], str] | None,
     git: Path | None,
     system: Family,
+    sources: Mapping[str, Callable[[], str]] = MappingProxyType({}),
 ) -> tuple[Finding, ...]:
     """Return what is there and what is missing, one finding for each thing that a build needs.
 
@@ -90,6 +92,7 @@ def examine(
         reach: asks the package index for something small and returns what answered, or raises NetworkError.
         git: the git program, if there is one.
         system: whose package manager this machine has.
+        sources: by layer, looks whether its source can be had here, or raises HostError.
     """
     return (
         _python(host, needs),
@@ -97,7 +100,8 @@ def examine(
         _compiler(host, needs, system),
         _disk(host, needs, state),
         _memory(host, needs),
-        _index(reach),
+        *([_index(reach)] if reach else []),
+        *(_source(name, look) for name, look in sources.items()),
         _git(git, system),
         _gpu(host),
     )
@@ -188,6 +192,14 @@ def _index(reach: Callable[[], str]) -> Finding:
     except NetworkError as error:
         fix = error.fix or "check the network, and the index settings of uv and pip"
         return Finding(name="index", verdict="missing", found=": ".join(filter(None, (error.what, error.why))), fix=fix)
+
+
+def _source(layer: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=f"source of {layer}", verdict="ok", found=look())
+    except HostError as error:
+        found = ": ".join(filter(None, (error.what, error.why)))
+        return Finding(name=f"source of {layer}", verdict="missing", found=found, fix=error.fix)
 
 
 def _git(git: Path | None, system: Family) -> Finding:

@@ -16,8 +16,18 @@ from mmstack.host import describe, find_installed
 from mmstack.keys import key
 from mmstack.locking import TOOLKIT
 from mmstack.model import StepKind
-from mmstack.resolve import INSTALLED, Findings, applicable_sets, candidates, compiled_for_gpus, resolve, select
+from mmstack.resolve import (
+    INDEX_KINDS,
+    INSTALLED,
+    Findings,
+    applicable_sets,
+    candidates,
+    compiled_for_gpus,
+    resolve,
+    select,
+)
 from mmstack.schedule import run_steps
+from mmstack.sources.provide import folder_digest
 from mmstack.standalone import suite_facts
 from mmstack.store import disk_errors
 from mmstack.toolchains.choice import choose
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
         LayerPlan,
         Plan,
         Request,
+        Source,
         Step,
         Toolkit,
         Verification,
@@ -64,23 +75,22 @@ class Engine:
             self.workshop.listener(Notice(text=f"not taken: {note}"))
         findings = Findings(
             chosen={
-                name: self.workshop.choose(source, candidates(source, interpreter))
-                for name, source in selection.sources.items()
-                if source.files
+                name: self._choose(source, interpreter) for name, source in selection.sources.items() if source.files
             },
-            trees={
-                name: self.workshop.tree_digest(name, source.path)
-                for name, source in selection.sources.items()
-                if source.path
-            },
+            trees={name: folder_digest(name, source.path) for name, source in selection.sources.items() if source.path},
             toolkit=toolkit,
             installed=installed,
         )
         plan = resolve(request, selection, host, interpreter, self.catalog, findings)
         for layer in plan.layers:
-            if layer.chosen and layer.chosen.variant != layer.source.files[0].variant:
+            if layer.source.kind == "wheel" and layer.chosen and layer.chosen.variant != layer.source.files[0].variant:
                 self._say_what_it_costs(plan, layer, layer.chosen)
         return plan
+
+    def _choose(self, source: Source, interpreter: Interpreter) -> FilePin:
+        """Return the file that a layer is made of: of an index source, one that an index offers."""
+        found = candidates(source, interpreter)
+        return self.workshop.choose(source, found) if source.kind in INDEX_KINDS else found[0]
 
     def installed(self, selection: Selection, interpreter: Interpreter) -> dict[str, Installed]:
         """Return the layers that are taken as an existing Python holds them."""
@@ -241,6 +251,12 @@ def _until(steps: Sequence[Step], stop_after: str) -> tuple[Step, ...]:
         raise UsageError(f"--stop-after: there is no step '{stop_after}'", why=did_you_mean(stop_after, kinds))
     by_id = {step.id: step for step in steps}
     wanted = [step.id for step in steps if step.kind == stop_after]
+    if not wanted:
+        raise UsageError(
+            f"--stop-after: no layer of this plan has a step '{stop_after}'",
+            why=did_you_mean(stop_after, {str(step.kind) for step in steps}),
+            fix="choose one of these",
+        )
     kept: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -250,9 +250,13 @@ def _check_tag(wheel: Contents, expected: Expected) -> Iterator[str]:
     if expected.rules.wheel == "pure":
         if not {"py3-none-any"} <= {str(tag) for tag in tags} <= PURE_TAGS:
             yield f"{_spelled(tags)}, wanted py3-none-any: this layer is pure Python"
-    elif not all(_is_native(tag, expected.interpreter) for tag in tags):
-        abi, platform = expected.interpreter.tag, expected.interpreter.platform
-        yield f"{_spelled(tags)}, wanted {abi}-{abi}-{platform} or an equal: this layer is compiled for one Python"
+        return
+    interpreter = expected.interpreter
+    native, who = f"{interpreter.tag}-{interpreter.tag}", "one Python"
+    if expected.rules.wheel == "library":
+        native, who = "py3-none", "this machine and any Python"
+    if not all(_is_native(tag, interpreter, native) for tag in tags):
+        yield f"{_spelled(tags)}, wanted {native}-{interpreter.platform} or an equal: this layer is compiled for {who}"
 
 
 def _inner_tags(text: bytes) -> frozenset[Tag]:
@@ -262,8 +266,8 @@ def _inner_tags(text: bytes) -> frozenset[Tag]:
     return frozenset()
 
 
-def _is_native(tag: Tag, interpreter: Interpreter) -> bool:
-    return tag.interpreter == tag.abi == interpreter.tag and tag.platform != "any" and str(tag) in interpreter.tags
+def _is_native(tag: Tag, interpreter: Interpreter, native: str) -> bool:
+    return str(tag) == f"{native}-{tag.platform}" and tag.platform != "any" and str(tag) in interpreter.tags
 
 
 def _spelled(tags: Iterable[Tag]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mmstack import constraints
 from mmstack.model import Step, StepKind
 
 if TYPE_CHECKING:
@@ -12,12 +13,17 @@ if TYPE_CHECKING:
     from mmstack.model import LayerPlan, Stack
 
 
+RARE = frozenset({"git", "archive", "distro"})
+
+
 def steps(stack: Stack, layers: Sequence[LayerPlan], install_key: str) -> tuple[Step, ...]:
     """Return the graph: each layer's chain on those of the layers it needs, then install, then verify upwards."""
-    graph = [Step(kind=StepKind.FETCH, layer="", needs=(), key=install_key, title="fetch requirements")]
+    # the rest is gigabytes, and of no use without what no package index has
+    first = tuple(f"{StepKind.FETCH} {layer.name}" for layer in layers if layer.source.kind in RARE)
+    graph = [Step(kind=StepKind.FETCH, layer="", needs=first, key=install_key, title="fetch requirements")]
     made = {layer.name for layer in layers if layer.installed is None}
     for layer in layers:
-        graph += _chain(layer, made)
+        graph += _chain(layer, made, () if layer.source.kind in RARE else first)
     built = tuple(step.id for step in graph if step.kind is StepKind.GATE)
     graph.append(
         Step(
@@ -38,13 +44,25 @@ def steps(stack: Stack, layers: Sequence[LayerPlan], install_key: str) -> tuple[
     return tuple(graph)
 
 
-def _chain(layer: LayerPlan, made: Collection[str]) -> list[Step]:
+def has_project(layer: LayerPlan) -> bool:
+    """Return whether CMake configures, and ninja compiles, what the layer's wheel is made of."""
+    project = layer.recipe.cmake
+    return (
+        project is not None
+        and project.when.items() <= layer.flags.items()
+        and constraints.holds({layer.name: project.versions}, {layer.name: layer.version})
+    )
+
+
+def _chain(layer: LayerPlan, made: Collection[str], first: tuple[str, ...]) -> list[Step]:
     if layer.installed:
         return []
     kinds = [StepKind.FETCH, StepKind.SOURCE, StepKind.ENV, StepKind.BUILD, StepKind.GATE]
+    if has_project(layer):
+        kinds.insert(kinds.index(StepKind.BUILD), StepKind.CONFIGURE)
     if layer.source.kind == "wheel":
         kinds = [StepKind.FETCH, StepKind.ENV, StepKind.GATE]
-    needs: tuple[str, ...] = ()
+    needs = first
     chain: list[Step] = []
     for kind in kinds:
         if kind is StepKind.ENV and layer.source.kind != "wheel":

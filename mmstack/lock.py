@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from mmstack import tables
 from mmstack.errors import CatalogError
-from mmstack.model import Lock, LockedRequirement
+from mmstack.model import DistroPackage, Lock, LockedRequirement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^\s;\\]+)(?: *; *(?P<marker>[^\\]+?))?(?: *\\)?")
 HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PACKAGE = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9+.-]+)=(?P<version>[\w.+:~-]+) (?P<architecture>[a-z0-9-]+) (?P<sha256>[0-9a-f]{64})"
+)
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -31,14 +34,22 @@ def read_lock(file: Path) -> Lock:
     """
     if not file.exists():
         raise CatalogError(f"{file} is missing", fix=f"make it with `invoke lock --stack {file.stem}`")
-    table = tables.load(file).only("version", "inputs", "set", "sha256")
+    table = tables.load(file).only("version", "inputs", "set", "packages", "trees", "sha256")
     if table.get("version", int) != 1:
         raise table.wrong("version", "must be one that this mmstack knows", fix="make it anew: `invoke lock`")
     sets, digests = table.table("set"), table.table("sha256")
+    packages, trees = table.table("packages"), table.table("trees")
     return Lock(
         inputs=table.text("inputs"),
         sets={name: tuple(_entry(line, digests) for line in sets.texts(name)) for name in sets.values},
+        packages={name: tuple(_package(line, packages) for line in packages.texts(name)) for name in packages.values},
+        trees={name: trees.table(name).strings() for name in trees.values},
     )
+
+
+def tree_name(layer: str, kind: str, version: str) -> str:
+    """Return by what name a lock holds the digests of a release's source tree, taken from that kind of source."""
+    return f"{layer} {kind} {version}"
 
 
 def write_lock(lock: Lock) -> str:
@@ -48,6 +59,12 @@ def write_lock(lock: Lock) -> str:
     for name, requirements in sorted(lock.sets.items()):
         lines += [f"{_key(name)} = [", *(f"  {json.dumps(_line(item))}," for item in requirements), "]"]
         digests |= {f"{item.name}=={item.version}": item.sha256 for item in requirements}
+    if lock.packages:
+        lines += ["", "[packages]"]
+    for name, packages in sorted(lock.packages.items()):
+        lines += [f"{_key(name)} = [", *(f"  {json.dumps(_words(item))}," for item in packages), "]"]
+    for name, digests_of_parts in sorted(lock.trees.items()):
+        lines += ["", f"[trees.{_key(name)}]", *(f'{_key(k)} = "{v}"' for k, v in sorted(digests_of_parts.items()))]
     lines += ["", "[sha256]"]
     for release, values in sorted(digests.items()):
         lines += [f'"{release}" = [', *(f'  "{digest}",' for digest in values), "]"]
@@ -102,6 +119,17 @@ def _key(name: str) -> str:
 
 def _line(item: LockedRequirement) -> str:
     return f"{item.name}=={item.version}" + (f" ; {item.marker}" if item.marker else "")
+
+
+def _words(item: DistroPackage) -> str:
+    return f"{item.name}={item.version} {item.architecture} {item.sha256}"
+
+
+def _package(line: str, table: tables.Table) -> DistroPackage:
+    match = PACKAGE.fullmatch(line)
+    if match is None:
+        raise CatalogError(f"{table.file}: {line!r} is no pinned package", fix="make it anew: `invoke lock`")
+    return DistroPackage(**match.groupdict())
 
 
 def _entry(line: str, digests: tables.Table) -> LockedRequirement:

@@ -13,14 +13,16 @@ from mmstack.envs import uv_path
 from mmstack.errors import CommandError, NetworkError
 from mmstack.keys import digest
 from mmstack.lock import applicable, parse_requirements
-from mmstack.model import Lock
+from mmstack.model import BUILT, Lock
+from mmstack.recipes import build_requires
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from mmstack.catalog import Catalog
-    from mmstack.model import LockedRequirement, RecipeData, Stack
+    from mmstack.keys import Json
+    from mmstack.model import DistroPackage, DistroPin, LockedRequirement, RecipeData, Stack
     from mmstack.sources.settings import IndexSettings
 
 
@@ -38,21 +40,33 @@ CUOBJDUMP = "nvidia-cuda-cuobjdump"  # the newest reads the code of all CUDA ver
 
 def inputs_digest(stack: Stack, catalog: Catalog) -> str:
     """Return the digest of all that a stack's lock is resolved from."""
-    return digest({"sets": _wanted(stack, catalog), "python": stack.python, "constraints": stack.constraints})
+    inputs: dict[str, Json] = {
+        "sets": _wanted(stack, catalog),
+        "python": stack.python,
+        "constraints": stack.constraints,
+    }
+    if pins := _distro_pins(stack, catalog):
+        inputs["libraries"] = {name: [pin.codename, *pin.libraries] for name, pin in pins.items()}
+    return digest(inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolver:
-    """Resolves requirements by `uv pip compile`, with the user's own package indexes."""
+    """Resolves requirements by `uv pip compile`, with the user's own package indexes.
+
+    `packages` finds what a layer is built against in the distribution's archive.
+    """
 
     settings: IndexSettings
     work: Path
+    packages: Callable[[DistroPin], tuple[DistroPackage, ...]]
 
     def lock(self, stack: Stack, catalog: Catalog) -> Lock:
-        """Return a stack's lock.
+        """Return a stack's lock, but for the digests of its source trees.
 
         Raises:
             NetworkError: the requirements do not resolve with these indexes.
+            HostError: this machine's distribution is not the one that a layer is built against.
         """
         wanted = _wanted(stack, catalog)
         own = [catalog.recipe(layer.name).project for layer in stack.layers]
@@ -67,7 +81,8 @@ class Resolver:
         for name, items in sets.items():
             if name.startswith("run-") or name == "verify":
                 sets[name] = tuple(item for item in items if (item.name, item.version) not in known)
-        return Lock(sets=sets, inputs=inputs_digest(stack, catalog))
+        packages = {name: self.packages(pin) for name, pin in _distro_pins(stack, catalog).items() if pin.libraries}
+        return Lock(sets=sets, inputs=inputs_digest(stack, catalog), packages=packages)
 
     def _compile(
         self, stack: Stack, wanted: Iterable[str], constraints: Sequence[LockedRequirement], own: Iterable[str]
@@ -125,15 +140,25 @@ def _wanted(stack: Stack, catalog: Catalog) -> dict[str, tuple[str, ...]]:
         if toolkit := catalog.toolkit(stack.cuda).wheels:
             wanted[TOOLKIT] = toolkit
     for recipe in recipes:
-        offered = {pin.variant for pins in recipe.releases[versions[recipe.name]].values() for pin in pins}
+        version = versions[recipe.name]
+        offered = {file.variant for pins in recipe.releases.get(version, {}).values() for file in pins.files}
         for variant, lines in recipe.variants.items():
             if variant in offered:
-                wanted[f"run-{variant}"] = tuple(line.replace("{version}", versions[recipe.name]) for line in lines)
+                wanted[f"run-{variant}"] = tuple(line.replace("{version}", version) for line in lines)
+        if stack.cuda == "cpu" and (needed := recipe.run_built.get(version)):
+            wanted[f"run-{BUILT}"] = (*wanted.get(f"run-{BUILT}", ()), *needed)
     wanted["verify"] = _lines(line for recipe in recipes for line in recipe.verify_requires)
     for recipe in recipes:
         if recipe.build_requires:
-            wanted[f"build-{recipe.name}"] = _lines([*recipe.build_requires, *_below(recipe, recipes)])
+            needed = build_requires(recipe, versions[recipe.name])
+            wanted[f"build-{recipe.name}"] = _lines([*needed, *_below(recipe, recipes)])
     return wanted
+
+
+def _distro_pins(stack: Stack, catalog: Catalog) -> dict[str, DistroPin]:
+    taken = [layer for layer in stack.layers if layer.source == "distro"]
+    pins = {layer.name: catalog.recipe(layer.name).releases[layer.version]["distro"].distro for layer in taken}
+    return {name: pin for name, pin in pins.items() if pin}
 
 
 def _below(recipe: RecipeData, recipes: Sequence[RecipeData]) -> list[str]:

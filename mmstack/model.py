@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mmstack.recipes import BuildFacts
 
 SourceKind = Literal["wheel", "sdist", "path", "git", "archive", "distro", "installed"]
-WheelKind = Literal["platform", "pure"]
+WheelKind = Literal["platform", "library", "pure"]
 ToolkitKind = Literal["system", "wheels", "redist"]
+BUILT = "built"  # the variant of a release that is compiled here for the CPU
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -28,6 +29,7 @@ class StepKind(str, Enum):
     FETCH = "fetch"
     SOURCE = "source"
     ENV = "env"
+    CONFIGURE = "configure"
     BUILD = "build"
     GATE = "gate"
     INSTALL = "install"
@@ -48,7 +50,7 @@ class Paths:
 
 @dataclass(frozen=True, kw_only=True)
 class FilePin:
-    """One file of a package index, by name and digest (hex sha256).
+    """One file, by name and digest (hex sha256).
 
     `variant` names the flavour of a release where it has several: its requirements are
     those of the lock's set `run-<variant>` besides the common ones.
@@ -57,6 +59,84 @@ class FilePin:
     filename: str
     sha256: str
     variant: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitPin:
+    """A commit of an upstream's repository; it names the commit of every submodule, and theirs of the nested ones.
+
+    Attributes:
+        url: where the upstream has it.
+        tag: what the upstream calls the commit.
+        commit: its 40 hex digits.
+        submodules: how many it names itself, nested ones apart, as far as is known; 0 where it is not.
+    """
+
+    url: str
+    tag: str
+    commit: str
+    submodules: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A folder of another release that a source tree lacks: what a submodule would hold.
+
+    Attributes:
+        path: where it belongs in the tree.
+        project: what a package index calls the release that has it; nothing where `urls` say where the file is.
+        folder: where it is in that release's archive, empty where it is all of it.
+    """
+
+    path: str
+    file: FilePin
+    folder: str
+    project: str = ""
+    urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistroPin:
+    """A distribution's source package, and what of the distribution stands in for submodules that it lacks.
+
+    Attributes:
+        package: its name, and `version` its version there.
+        codename: of the distribution's release, as /etc/os-release has it.
+        libraries: the packages that are built against; a lock pins them and what they need.
+        folders: of these packages' files, where headers and libraries are besides the usual places.
+    """
+
+    package: str
+    version: str
+    codename: str
+    parts: tuple[Part, ...] = ()
+    libraries: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistroPackage:
+    """A binary package of a distribution at one version, by digest (hex sha256)."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pins:
+    """What a release is taken from by one kind of source.
+
+    Attributes:
+        files: the candidates of an index source; the one file of an archive or of a distribution's package.
+        urls: where an archive is.
+    """
+
+    files: tuple[FilePin, ...] = ()
+    urls: tuple[str, ...] = ()
+    git: GitPin | None = None
+    distro: DistroPin | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +245,9 @@ class Source:
     version: str
     files: tuple[FilePin, ...] = ()
     path: Path | None = None
+    urls: tuple[str, ...] = ()
+    git: GitPin | None = None
+    distro: DistroPin | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +255,7 @@ class Patch:
     """One change to an upstream tree, with the reason why it is still here.
 
     `versions` is the range of the project's versions, `when` the ranges of other
-    distributions (`python` among them) under which it is applied.
+    distributions (`python` among them) under which it is applied, `sources` the kinds of source, if not all.
     """
 
     id: str
@@ -184,16 +267,22 @@ class Patch:
     upstream: str
     retire_when: str
     when: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A build option of a layer that a user may set with `--flag LAYER.NAME=VALUE`."""
+    """A build option of a layer that a user may set with `--flag LAYER.NAME=VALUE`.
+
+    `group` is what it is listed under, `versions` the range of releases that have it, all if empty.
+    """
 
     name: str
     default: str
     choices: tuple[str, ...]
     help: str
+    group: str = ""
+    versions: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +290,8 @@ class GateRules:
     """What a layer's wheel must be before it may enter the store.
 
     Attributes:
-        wheel: `platform` demands this interpreter's own tag, `pure` demands `py3-none-any`.
+        wheel: `platform` demands this interpreter's own tag, `library` this machine's for any Python,
+            `pure` demands `py3-none-any`.
         top_level: the names that may stand at the top of the wheel, dist-info apart.
         extensions: file patterns, each of which at least one compiled module must match.
         requires: distributions that the wheel's metadata must name.
@@ -217,10 +307,33 @@ class GateRules:
 
 @dataclass(frozen=True, kw_only=True)
 class CMakeProject:
-    """A CMakeLists.txt of a layer's own, compiled before its wheel is made, where its flags are those of `when`."""
+    """What CMake configures and ninja compiles before a layer's wheel is made, so that it can be stopped and resumed.
 
-    file: str
+    Attributes:
+        when: the flags under which it is so.
+        file: a CMakeLists.txt beside the recipe.
+        command: where there is none, what the tree's own Python program configures by, run in the tree.
+        definitions: where there is neither, what the tree's own CMakeLists.txt is told besides the layer's flags.
+        folder: where the tree's own project is configured, below the tree.
+        target: what is compiled, ninja's default if empty.
+        versions: the range of releases that have it.
+    """
+
     when: Mapping[str, str]
+    file: str = ""
+    command: tuple[str, ...] = ()
+    definitions: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    folder: str = ""
+    target: str = ""
+    versions: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a release takes to compile, in seconds of one core: by itself, and for each GPU architecture besides."""
+
+    seconds: int
+    seconds_per_architecture: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,16 +375,19 @@ class Installed:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """A combination that is known not to work.
+    """A combination that is known not to work, or not known to.
 
-    `when` gives version ranges by name: layers, `python`, and the compiler by its family
-    (`gcc`, `clang`); it holds when every range does. `fix` says what to do.
+    `when` gives version ranges by name: layers, `python`, what a layer requires to be built, the compiler by its
+    family (`gcc`, `clang`), and `cuda` for what is compiled for GPUs; `flags` gives values of the layer's own. It
+    holds when all of them do. `fix` says what to do. Where `warns`, the plan says so and goes on.
     """
 
     id: str
     when: Mapping[str, str]
     why: str
     fix: str
+    flags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    warns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +397,14 @@ class RecipeData:
     `needs` are the layers that must be below it, `against` those of them that it is built
     against: their wheels are in its build environment and their keys in its key. `waived` says by
     release which gates its prebuilt wheels are known to fail, and why that does no harm.
+
+    Attributes:
+        series: whose patches are applied: the project's own, where it says nothing else.
+        files: what of the recipe's folder is laid over the patched tree.
+        build_also: what a range of releases requires to be built besides `build_requires`.
+        run_built: what a release requires to run where it is built here for the CPU.
+        presets: values of flags, by the name of the choice.
+        costs: what a release takes to compile.
     """
 
     name: str
@@ -299,14 +423,20 @@ class RecipeData:
     conflicts: tuple[Conflict, ...]
     flags: tuple[Flag, ...]
     gates: GateRules
-    releases: Mapping[str, Mapping[SourceKind, tuple[FilePin, ...]]]
+    releases: Mapping[str, Mapping[SourceKind, Pins]]
     folder: Path
     digest: str
     suite_digest: str
+    series: str = ""
+    files: tuple[str, ...] = ()
     cmake: CMakeProject | None = None
     cuda: CudaBuild | None = None
     support: Mapping[str, CudaSupport] = field(default_factory=lambda: MappingProxyType({}))
     waived: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    build_also: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    run_built: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    presets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    costs: Mapping[str, Cost] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,10 +476,16 @@ class Lock:
     The sets are `run`, `run-<variant>`, `verify`, `build-<layer>`, and for a CUDA stack `toolkit` and
     `cubins`: a toolkit made of wheels, and the program that reads compiled GPU code. `inputs` is the
     digest of what they were resolved from.
+
+    Attributes:
+        packages: what a layer is built against of its distribution, by layer.
+        trees: digests (hex sha256) of source trees by `tree_name`: of each part by its folder, of the whole by `tree`.
     """
 
     sets: Mapping[str, tuple[LockedRequirement, ...]]
     inputs: str
+    packages: Mapping[str, tuple[DistroPackage, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    trees: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,6 +574,11 @@ class LayerPlan:
         local_version: what its wheel's version ends with.
         cuda: the CUDA version that it is of.
         expect: what its suite is told to expect.
+        variant: whose `run-<variant>` requirements it needs besides the common ones.
+        packages: what of a distribution it is built against.
+        tree: digests that its source tree must have, as a lock has them.
+        seconds: an estimate of what it takes to compile, on one core; 0 where nothing is known.
+        warnings: what is not known to work of it.
     """
 
     recipe: RecipeData
@@ -457,6 +598,11 @@ class LayerPlan:
     cuda: str = "cpu"
     expect: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     installed: Installed | None = None
+    variant: str = ""
+    packages: tuple[DistroPackage, ...] = ()
+    tree: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    seconds: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmstack.errors import UsageError
 from mmstack.model import Request
+from mmstack.sources.web import redact
 from mmstack.toolchains.choice import shown
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Options:
     arch: str = ""
     toolkit: str = ""
     index_only: bool = False
+    mirror: str = ""
     source: Sequence[str] = ()
     flag: Sequence[str] = ()
     without: Sequence[str] = ()
@@ -52,8 +54,9 @@ class Options:
 
     def words(self) -> list[str]:
         """Return them as the user would type them again, but for passwords."""
-        single = {name: getattr(self, name) for name in ("stack", "cuda", "python", "arch", "toolkit", "jobs")}
-        single["toolkit"] = shown(self.toolkit)
+        names = ("stack", "cuda", "python", "arch", "toolkit", "mirror", "jobs")
+        single = {name: getattr(self, name) for name in names}
+        single |= {"toolkit": shown(self.toolkit), "mirror": redact(self.mirror)}
         words = [f"--{name} {shlex.quote(value)}" for name, value in single.items() if value]
         words += ["--index-only"] if self.index_only else []
         many = {name: getattr(self, name) for name in ("source", "flag", "without")}

@@ -11,17 +11,17 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from mmstack import constraints, patches
-from mmstack.errors import PatchError, UsageError
+from mmstack.errors import HostError, PatchError, UsageError
 from mmstack.keys import file_digest
-from mmstack.model import Patch
-from mmstack.sources.archive import unpack
+from mmstack.model import Patch, Source
+from mmstack.resolve import BUILT_KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from mmstack.catalog import Catalog
-    from mmstack.model import FilePin, RecipeData
+    from mmstack.model import DistroPackage, FilePin, RecipeData
     from mmstack.workshop import Workshop
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -29,29 +29,99 @@ NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
-    """A series that applies, in order, to one release: every patch in its range, whatever its `when`."""
+class Release:
+    """A release of a layer as one kind of source has it."""
 
-    project: str
+    recipe: RecipeData
     version: str
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """Return the layer's name."""
+        return self.recipe.name
+
+    @property
+    def chosen(self) -> FilePin | None:
+        """Return the file that it is in, if it is one."""
+        return self.source.files[0] if self.source.files else None
+
+    @property
+    def packages(self) -> tuple[DistroPackage, ...]:
+        """Return what it is built against: a tree alone needs nothing."""
+        return ()
+
+    @property
+    def tree(self) -> Mapping[str, str]:
+        """Return the digests that its tree must have: that of its pin is enough."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A series that applies, in order, to one release: every patch in its range, whatever its `when`.
+
+    `trouble` says why nothing could be proved: the source could not be had.
+    """
+
+    release: Release
     patches: tuple[str, ...]
+    trouble: str = ""
 
 
-def prove_all(workshop: Workshop, catalog: Catalog) -> tuple[Proof, ...]:
-    """Apply every series to every release that a recipe pins as an sdist.
+def prove_all(workshop: Workshop, catalog: Catalog) -> Iterator[Proof]:
+    """Apply every series to every release, from each kind of source that its recipe pins.
 
     Raises:
         PatchError: one does not apply, is already applied or changes nothing.
     """
-    return tuple(
-        _prove(workshop, catalog, recipe, version, kinds["sdist"][0])
-        for recipe in catalog.recipes.values()
-        for version, kinds in recipe.releases.items()
-        if "sdist" in kinds
-    )
+    for recipe in catalog.recipes.values():
+        for each in releases(recipe):
+            if found := _in_range(catalog, each):
+                yield _prove(workshop, catalog, each, tuple(patch.id for patch in found))
 
 
-def edit(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str) -> Path:
+def releases(recipe: RecipeData) -> Iterator[Release]:
+    """Yield every release of a layer that is built here, once for each kind of source."""
+    for version, kinds in recipe.releases.items():
+        for kind, pins in kinds.items():
+            if kind in BUILT_KINDS:
+                source = Source(kind=kind, project=recipe.project, version=version, **vars(pins))
+                yield Release(recipe=recipe, version=version, source=source)
+
+
+def release(recipe: RecipeData, version: str, kind: str = "") -> Release:
+    """Return a release from that kind of source, or from the first that its recipe pins.
+
+    Raises:
+        UsageError: it is not pinned so.
+    """
+    known = list(releases(recipe))
+    found = next((item for item in known if item.version == version and kind in {"", item.source.kind}), None)
+    if found is None:
+        pinned = ", ".join(f"{item.version} ({item.source.kind})" for item in known)
+        raise UsageError(
+            f"{recipe.name} {version} is not pinned as {kind or 'a source'}",
+            why=f"pinned: {pinned or 'none'}",
+            fix="choose one of these",
+        )
+    return found
+
+
+def lay_out(workshop: Workshop, wanted: Release, into: Path) -> Path:
+    """Fetch a release and make its tree, without patches.
+
+    Raises:
+        NetworkError: it cannot be had.
+        PinError: it is not what its pin says.
+    """
+    if wanted.source.kind == "sdist":
+        workshop.download(wanted.recipe.project, wanted.source.files)
+    workshop.sources.fetch(wanted)
+    return workshop.sources.lay_out(wanted, into)
+
+
+def edit(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, kind: str = "") -> Path:
     """Lay out a release with its series applied, for the user to edit, and return the tree.
 
     Raises:
@@ -63,8 +133,7 @@ def edit(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str)
             f"{folder / 'tree'} is there from an earlier edit",
             fix=f"save it with `invoke patches.save {recipe.name} NAME`, or remove {folder}",
         )
-    pin = _sdist(recipe, version)
-    base = _patched(workshop, catalog, recipe, version, pin, folder)
+    base = _patched(workshop, catalog, release(recipe, version, kind), folder)
     shutil.copytree(base, folder / "tree", symlinks=True)
     base.rename(folder / "base")
     (folder / "edit.json").write_text(json.dumps({"version": version}), encoding="utf-8")
@@ -104,16 +173,16 @@ def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, re
 
 
 def _new_patch(catalog: Catalog, recipe: RecipeData, name: str, reason: str, folder: Path) -> Patch:
-    present = catalog.patches.get(recipe.project, ())
-    identity = f"{recipe.project}-{name}"
+    present = catalog.patches.get(recipe.series, ())
+    identity = f"{recipe.series}-{name}"
     if any(patch.id == identity for patch in present):
         raise UsageError(f"there is a patch '{identity}' already", fix="choose another name")
     number = 1 + max((int(found[0]) for patch in present if (found := NUMBER.match(patch.file.name))), default=0)
     version = json.loads((folder / "edit.json").read_text(encoding="utf-8"))["version"]
     return Patch(
         id=identity,
-        project=recipe.project,
-        file=catalog.root / "patches" / recipe.project / f"{number:04d}-{name}.patch",
+        project=recipe.series,
+        file=catalog.root / "patches" / recipe.series / f"{number:04d}-{name}.patch",
         sha256="",
         versions=f"=={version}",
         reason=reason,
@@ -126,44 +195,33 @@ def _header(patch: Patch, name: str) -> str:
     return f"Subject: {name.replace('-', ' ')}\n\n{patch.reason}\n\nUpstream: {patch.upstream}\n---\n"
 
 
-def _prove(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, pin: FilePin) -> Proof:
-    folder = workshop.paths.state / "work" / f"prove-{recipe.project}-{version}"
+def _prove(workshop: Workshop, catalog: Catalog, wanted: Release, names: tuple[str, ...]) -> Proof:
+    folder = workshop.paths.state / "work" / f"prove-{wanted.name}-{wanted.version}-{wanted.source.kind}"
     try:
-        _patched(workshop, catalog, recipe, version, pin, folder)
+        _patched(workshop, catalog, wanted, folder)
+    except HostError as error:
+        return Proof(release=wanted, patches=names, trouble=error.what)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    ids = tuple(patch.id for patch in _in_range(catalog, recipe, version))
-    return Proof(project=recipe.project, version=version, patches=ids)
+    return Proof(release=wanted, patches=names)
 
 
-def _patched(
-    workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str, pin: FilePin, folder: Path
-) -> Path:
+def _patched(workshop: Workshop, catalog: Catalog, wanted: Release, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
-    workshop.download(recipe.project, [pin])
-    tree = unpack(workshop.downloads.path(pin), folder)
-    for patch in _in_range(catalog, recipe, version):
+    tree = lay_out(workshop, wanted, folder)
+    for patch in _in_range(catalog, wanted):
         patches.apply(patch, tree)
     return tree
 
 
-def _in_range(catalog: Catalog, recipe: RecipeData, version: str) -> tuple[Patch, ...]:
+def _in_range(catalog: Catalog, wanted: Release) -> tuple[Patch, ...]:
+    series = wanted.recipe.series
     return tuple(
         patch
-        for patch in catalog.patches.get(recipe.project, ())
-        if constraints.holds({recipe.project: patch.versions}, {recipe.project: version})
+        for patch in catalog.patches.get(series, ())
+        if constraints.holds({series: patch.versions}, {series: wanted.version})
+        and (not patch.sources or wanted.source.kind in patch.sources)
     )
-
-
-def _sdist(recipe: RecipeData, version: str) -> FilePin:
-    releases = {known: kinds["sdist"][0] for known, kinds in recipe.releases.items() if "sdist" in kinds}
-    if version not in releases:
-        raise UsageError(
-            f"{recipe.name} {version} is not pinned as an sdist",
-            why=f"pinned: {', '.join(releases) or 'none'}",
-            fix="choose one with `--version`",
-        )
-    return releases[version]
 
 
 def _tree_diff(base: Path, tree: Path) -> Iterator[str]:

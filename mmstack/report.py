@@ -167,7 +167,8 @@ def to_manifest(
 
 
 def _layer(layer: LayerPlan) -> Manifest:
-    files = (layer.chosen,) if layer.chosen else ()
+    parts = layer.source.distro.parts if layer.source.distro else ()
+    files = (*((layer.chosen,) if layer.chosen else ()), *(part.file for part in parts))
     return {
         "name": layer.name,
         "project": layer.source.project,
@@ -178,6 +179,10 @@ def _layer(layer: LayerPlan) -> Manifest:
             "path": str(layer.source.path) if layer.source.path else "",
             "folders": [str(folder) for folder in layer.installed.folders] if layer.installed else [],
             "files": [{"filename": file.filename, "sha256": file.sha256} for file in files],
+            "git": vars(layer.source.git) if layer.source.git else None,
+            "parts": {part.path: f"{part.file.filename}:{part.folder}" for part in parts},
+            "packages": [vars(package) for package in layer.packages],
+            "tree": dict(layer.tree),
         },
         "patches": [
             {

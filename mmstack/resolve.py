@@ -12,11 +12,12 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from mmstack import constraints
+from mmstack.catalog import PRESET, choices_of_flags
 from mmstack.errors import CatalogError, ConstraintError, HostError, UsageError, did_you_mean
 from mmstack.graph import steps
 from mmstack.keys import key
-from mmstack.lock import applicable
-from mmstack.model import LayerChoice, LayerPlan, Plan, Source, SourceKind
+from mmstack.lock import applicable, tree_name
+from mmstack.model import BUILT, LayerChoice, LayerPlan, Plan, Source, SourceKind
 from mmstack.recipes import BuildFacts, load_recipe
 from mmstack.toolchains import architectures as gpu
 from mmstack.toolchains import compilers
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         Compiler,
         CudaSupport,
         FilePin,
+        Flag,
         Host,
         Installed,
         Interpreter,
@@ -46,7 +48,8 @@ if TYPE_CHECKING:
 ENGINE = 1
 INSTALLED = "installed.py"
 INDEX_KINDS = ("wheel", "sdist")
-BUILT_KINDS = frozenset({"sdist", "path", "git", "archive", "distro"})
+SOURCES: tuple[SourceKind, ...] = ("git", "archive", "sdist", "distro")  # what `source` means, best first
+BUILT_KINDS = frozenset({*SOURCES, "path"})
 MEMORY_KEPT_FREE = 1 << 30
 CUDA_VERSION = re.compile(r"\d+\.\d+")
 
@@ -103,7 +106,6 @@ def select(request: Request, catalog: Catalog) -> Selection:
     for option, named in (("--source", request.sources), ("--without", request.without)):
         for name in named:
             _known(f"{option}: layer", name, names)
-    _check_flags(request, catalog, names)
     layers = tuple(layer for layer in stack.layers if layer.name not in request.without)
     for layer in layers:
         if missing := set(catalog.recipe(layer.name).needs) & set(request.without):
@@ -111,9 +113,9 @@ def select(request: Request, catalog: Catalog) -> Selection:
                 f"layer '{layer.name}' needs '{', '.join(missing)}', which `--without` leaves out",
                 fix=f"add `--without {layer.name}`",
             )
-    return Selection(
-        stack=stack, layers=layers, sources={layer.name: _source(request, catalog, layer) for layer in layers}
-    )
+    sources = {layer.name: _source(request, catalog, layer) for layer in layers}
+    _check_flags(request, catalog, stack.layers, sources)
+    return Selection(stack=stack, layers=layers, sources=sources)
 
 
 def candidates(source: Source, interpreter: Interpreter) -> tuple[FilePin, ...]:
@@ -164,11 +166,10 @@ def resolve(
         recipe = catalog.recipe(choice.name)
         if recipe.compiles and selection.sources[choice.name].kind in BUILT_KINDS and tools.compiler is None:
             raise _no_compiler(choice.name)
-        constraints.check(recipe.conflicts, facts)
         layers[choice.name] = _layer(
             request, selection, choice, recipe, host, tools, interpreter, catalog, findings, facts, locked, layers
         )
-    variants = [plan.chosen.variant for plan in layers.values() if plan.chosen and plan.chosen.variant]
+    variants = [plan.variant for plan in layers.values() if plan.variant]
     run = _merge(locked, ["run", *(f"run-{variant}" for variant in variants if f"run-{variant}" in locked)])
     verify = _merge(locked, ["verify"], without=run)
     ordered = tuple(layers.values())
@@ -310,16 +311,32 @@ def _known(what: str, name: str, names: Iterable[str]) -> None:
         raise UsageError(f"{what} '{name}' is not in this stack", why=did_you_mean(name, known), fix="correct the name")
 
 
-def _check_flags(request: Request, catalog: Catalog, names: Sequence[str]) -> None:
+def _check_flags(
+    request: Request, catalog: Catalog, layers: Sequence[LayerChoice], sources: Mapping[str, Source]
+) -> None:
+    choices_of = {choice.name: choice for choice in layers}
     for full, value in request.flags.items():
         layer, _, flag = full.partition(".")
-        _known("--flag: layer", layer, names)
-        flags = {item.name: item for item in catalog.recipe(layer).flags}
+        _known("--flag: layer", layer, choices_of)
+        recipe = catalog.recipe(layer)
+        flags = choices_of_flags(recipe)
         if flag not in flags:
             raise UsageError(
                 f"layer '{layer}' has no flag '{flag}'", why=did_you_mean(flag, flags), fix="correct the name"
             )
-        choices = flags[flag].choices
+        version = choices_of[layer].version
+        if flag != PRESET and flag not in {item.name for item in flags_of(recipe, version)}:
+            known = next(item.versions for item in recipe.flags if item.name == flag)
+            raise UsageError(
+                f"{layer} {version} has no flag '{flag}'", why=f"it is one of {layer} {known}", fix="leave it out"
+            )
+        if layer in sources and sources[layer].kind not in BUILT_KINDS:
+            raise UsageError(
+                f"`--flag {full}` has no effect: {layer} is not built here",
+                why=f"it is taken as '{sources[layer].kind}'",
+                fix=f"leave it out, or add `--source {layer}=source`",
+            )
+        choices = flags[flag]
         if choices and value not in choices:
             raise UsageError(
                 f"--flag: '{value}' is no value of {full}", why=did_you_mean(value, choices), fix="choose one of these"
@@ -329,6 +346,8 @@ def _check_flags(request: Request, catalog: Catalog, names: Sequence[str]) -> No
 def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
     recipe = catalog.recipe(choice.name)
     text = request.sources.get(choice.name) or _usual_source(request, recipe, choice)
+    if text == "source":
+        text = _built_source(recipe, choice)
     kind, _, rest = text.partition(":")
     if request.index_only and kind not in INDEX_KINDS:
         raise UsageError(
@@ -348,17 +367,17 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
     if kind not in get_args(SourceKind) or rest:
         raise UsageError(
             f"--source: '{text}' is no kind of source",
-            why=did_you_mean(kind, get_args(SourceKind)),
+            why=did_you_mean(kind, [*get_args(SourceKind), "source"]),
             fix="write LAYER=sdist or LAYER=path:DIR",
         )
     releases = recipe.releases.get(choice.version, {})
-    for known, files in releases.items():
+    for known, pins in releases.items():
         if known == kind:
-            return Source(kind=known, project=recipe.project, version=choice.version, files=files)
+            return Source(kind=known, project=recipe.project, version=choice.version, **vars(pins))
     if request.sources.get(choice.name):
         raise UsageError(
             f"layer '{choice.name}' {choice.version} has no source '{kind}'",
-            why=did_you_mean(kind, [*releases, "path:DIR"]),
+            why=did_you_mean(kind, [*releases, "source", "path:DIR"]),
             fix="choose one of these",
         )
     raise CatalogError(
@@ -366,6 +385,13 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
         why="pinned: " + ", ".join(f"{version} ({', '.join(kinds)})" for version, kinds in recipe.releases.items()),
         fix=f"add the release to {recipe.folder / 'recipe.toml'}",
     )
+
+
+def _built_source(recipe: RecipeData, choice: LayerChoice) -> str:
+    """Return the kind of source that a layer is built from where the user does not care which."""
+    kinds = [choice.source, *SOURCES]
+    held = recipe.releases.get(choice.version, {})
+    return next((kind for kind in kinds if kind in BUILT_KINDS and kind in held), kinds[1])
 
 
 def _installed_source(request: Request, recipe: RecipeData, choice: LayerChoice) -> Source:
@@ -481,7 +507,6 @@ def _layer(  # one layer's decisions in one place
     chosen, installed = findings.chosen.get(choice.name), findings.installed.get(choice.name)
     support = prebuilt(selection, catalog, findings.installed).get(choice.name)
     cuda = support.version if support else selection.stack.cuda
-    expect = {} if installed else selection.stack.expect.get(choice.name, {})
     flags = _flags(recipe, choice, request)
     built = source.kind in BUILT_KINDS
     toolkit = tools.toolkit if built and recipe.cuda else None
@@ -490,11 +515,22 @@ def _layer(  # one layer's decisions in one place
         versions=facts,
         cuda=toolkit.version if toolkit else "cpu",
         architectures=tools.architectures if toolkit else (),
+        version=choice.version,
     )
     build_requires = _build_requires(recipe, locked, below) if built else _beside(chosen, locked)
     versions = {**{item.name: item.version for item in build_requires}, **facts}
-    patches = _patches(catalog, recipe.project, choice.version, versions) if built else ()
-    environment = {**recipe.environment, **load_recipe(recipe.folder).environment(told)} if built else {}
+    if toolkit:
+        versions["cuda"] = toolkit.version
+    warnings = constraints.check(recipe.conflicts, versions, flags) if built else ()
+    patches = _patches(catalog, recipe.series, choice.version, source.kind, versions) if built else ()
+    own = load_recipe(recipe.folder)
+    environment = {**recipe.environment, **own.environment(told)} if built else {}
+    packages = catalog.lock(selection.stack).packages.get(choice.name, ()) if source.distro else ()
+    if source.distro and source.distro.libraries and not packages:
+        raise CatalogError(
+            f"the stack's lock has no packages for '{choice.name}'",
+            fix=f"make it anew: `invoke lock --stack {selection.stack.name}`",
+        )
     inputs: dict[str, Json] = {
         "engine": ENGINE,
         "recipe": recipe.digest,
@@ -511,7 +547,13 @@ def _layer(  # one layer's decisions in one place
         "build": [[item.name, item.version, *item.sha256] for item in build_requires],
         "against": [below[name].key for name in recipe.against] if built else [],
     }
+    if source.git:
+        inputs["source"] = source.git.commit
+    if source.distro:
+        inputs["parts"] = [[part.path, part.file.sha256, part.folder] for part in source.distro.parts]
+        inputs["packages"] = [[item.name, item.version, item.sha256] for item in packages]
     layer_key = key("layer", inputs)
+    expect = {} if installed else (built and own.expect(told)) or selection.stack.expect.get(choice.name, {})
     return LayerPlan(
         recipe=recipe,
         version=choice.version,
@@ -531,7 +573,17 @@ def _layer(  # one layer's decisions in one place
         cuda=cuda,
         expect=expect,
         installed=installed,
+        variant="" if installed else _variant(recipe, choice.version, chosen, cuda),
+        packages=packages,
+        tree=catalog.lock(selection.stack).trees.get(tree_name(choice.name, source.kind, choice.version), {}),
+        seconds=_seconds(recipe, choice.version, told) if built else 0,
+        warnings=warnings,
     )
+
+
+def _seconds(recipe: RecipeData, version: str, facts: BuildFacts) -> int:
+    cost = recipe.costs.get(version)
+    return cost.seconds + cost.seconds_per_architecture * len(facts.architectures) if cost else 0
 
 
 def _local_version(recipe: RecipeData, toolkit: Toolkit | None, versions: Mapping[str, str]) -> str:
@@ -545,16 +597,34 @@ def _local_version(recipe: RecipeData, toolkit: Toolkit | None, versions: Mappin
     return text
 
 
+def flags_of(recipe: RecipeData, version: str) -> tuple[Flag, ...]:
+    """Return the flags that a release of a layer has."""
+    return tuple(flag for flag in recipe.flags if constraints.holds({"": flag.versions}, {"": version}))
+
+
 def _flags(recipe: RecipeData, choice: LayerChoice, request: Request) -> dict[str, str]:
+    """Return the value of each flag: its default, or what the preset, the stack, or the user says, the last wins."""
     prefix = f"{choice.name}."
     asked = {name.removeprefix(prefix): value for name, value in request.flags.items() if name.startswith(prefix)}
-    return {flag.name: flag.default for flag in recipe.flags} | dict(choice.flags) | asked
+    given = dict(choice.flags) | asked
+    given = dict(recipe.presets.get(given.get(PRESET, ""), {})) | given
+    return {flag.name: given.get(flag.name, flag.default) for flag in flags_of(recipe, choice.version)}
+
+
+def _variant(recipe: RecipeData, version: str, chosen: FilePin | None, cuda: str) -> str:
+    """Return whose requirements a layer has: its wheel's, or, built here, those of the release's own wheel."""
+    if chosen and chosen.variant:
+        return chosen.variant
+    if cuda == "cpu" and recipe.run_built.get(version):
+        return BUILT
+    released = recipe.releases.get(version, {}).get("wheel")
+    return released.files[0].variant if released else ""
 
 
 def _build_requires(
     recipe: RecipeData, locked: Mapping[str, tuple[LockedRequirement, ...]], below: Mapping[str, LayerPlan]
 ) -> tuple[LockedRequirement, ...]:
-    variants = [plan.chosen.variant for name in recipe.against if (plan := below[name]).chosen and plan.chosen.variant]
+    variants = [below[name].variant for name in recipe.against if below[name].variant]
     names = [f"build-{recipe.name}", *(f"run-{name}" for name in variants if f"run-{name}" in locked)]
     return _merge(locked, names)
 
@@ -567,11 +637,15 @@ def _beside(
     return locked.get(name, ())
 
 
-def _patches(catalog: Catalog, project: str, version: str, facts: Mapping[str, str]) -> tuple[Patch, ...]:
+def _patches(
+    catalog: Catalog, series: str, version: str, kind: SourceKind, facts: Mapping[str, str]
+) -> tuple[Patch, ...]:
     return tuple(
         patch
-        for patch in catalog.patches.get(project, ())
-        if constraints.holds({project: patch.versions}, {project: version}) and constraints.holds(patch.when, facts)
+        for patch in catalog.patches.get(series, ())
+        if constraints.holds({series: patch.versions}, {series: version})
+        and constraints.holds(patch.when, facts)
+        and (not patch.sources or kind in patch.sources)
     )
 
 
@@ -626,11 +700,13 @@ def _plan_key(stack: Stack, layers: Sequence[LayerPlan], run: Sequence[LockedReq
 
 
 def _jobs(host: Host, layers: Sequence[LayerPlan]) -> int:
-    heaviest = max((_memory_per_job(layer) for layer in layers if layer.recipe.compiles), default=1)
+    compiled = [layer for layer in layers if layer.recipe.compiles and layer.source.kind in BUILT_KINDS]
+    heaviest = max((memory_per_job(layer) for layer in compiled), default=1)
     return max(1, min(host.cores, (host.memory - MEMORY_KEPT_FREE) // heaviest))
 
 
-def _memory_per_job(layer: LayerPlan) -> int:
+def memory_per_job(layer: LayerPlan) -> int:
+    """Return the bytes that one compiler of a layer takes."""
     return layer.recipe.cuda.memory_per_job if layer.for_gpus and layer.recipe.cuda else layer.recipe.memory_per_job
 
 
@@ -640,6 +716,7 @@ def _warnings(layers: Sequence[LayerPlan], tools: Tools, stack: Stack) -> tuple[
         for layer in layers
         if layer.source.kind == "path"
     ]
+    warnings += [warning for layer in layers for warning in layer.warnings]
     if tools.toolkit and tools.toolkit.version != stack.cuda:
         warnings.append(
             f"cuda-minor-version: the toolkit is CUDA {tools.toolkit.version}, the stack is for {stack.cuda}: its "

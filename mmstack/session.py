@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,9 +18,11 @@ from mmstack.doctor import Needs
 from mmstack.engine import Engine
 from mmstack.envs import uv_path
 from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
-from mmstack.lock import write_lock
+from mmstack.lock import tree_name, write_lock
 from mmstack.report import Report, read_manifest, write
-from mmstack.resolve import choose_python, compiled_for_gpus, select
+from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, memory_per_job, select
+from mmstack.sources import trees
+from mmstack.sources.mirrors import read_mirror
 from mmstack.sources.settings import load_settings
 from mmstack.toolchains.system import every
 from mmstack.verify import toolkit_facts
@@ -31,10 +33,11 @@ if TYPE_CHECKING:
 
     from mmstack.console import Console
     from mmstack.events import Event
-    from mmstack.model import Host, Interpreter, Paths, Plan, Request, Stack, Toolkit
+    from mmstack.model import Host, Interpreter, Lock, Paths, Plan, Request, Stack, Toolkit
     from mmstack.options import Options
     from mmstack.resolve import Selection
 
+MEMORY_TO_INSTALL = 1 << 30
 DISK_FOR_A_STACK = 8 << 30
 DISK_FOR_A_CUDA_STACK = 25 << 30  # NVIDIA's libraries: 3.3 GB to download, 6 GB unpacked, and again in dist/
 T = TypeVar("T")
@@ -47,6 +50,7 @@ class Session:
     paths: Paths
     console: Console
     offline: bool = False
+    layer_options: tuple[str, ...] = ()
 
     @cached_property
     def engine(self) -> Engine:
@@ -93,8 +97,12 @@ class Session:
                         "version": layer.version,
                         "source": layer.source.kind,
                         "file": layer.chosen and layer.chosen.filename,
+                        "git": layer.source.git and vars(layer.source.git),
+                        "packages": len(layer.packages),
                         "patches": [patch.id for patch in layer.patches],
                         "flags": dict(layer.flags),
+                        "seconds": layer.seconds,
+                        "memory_per_job": memory_per_job(layer),
                     }
                     for layer in plan.layers
                 },
@@ -140,12 +148,18 @@ class Session:
         selection = select(request, self.engine.catalog)
         stack = selection.stack
         facts, system = self._look(stack, request), doctor.family(platform.system(), _os_release())
-        pinned = min(selection.sources.values(), key=lambda source: (not source.files, len(source.files)))
+        indexed = [source for source in selection.sources.values() if source.kind in INDEX_KINDS]
+        pinned = min(indexed, key=lambda source: len(source.files), default=None)
         findings = doctor.examine(
             facts,
             self._needs(request, selection, facts),
             state=self.paths.state,
-            reach=lambda: self.engine.workshop.reach_index(pinned),
+            reach=(lambda: self.engine.workshop.reach_index(pinned)) if pinned else None,
+            sources={
+                name: partial(self.engine.workshop.sources.examine, source)
+                for name, source in selection.sources.items()
+                if source.git or source.distro
+            },
             git=Path(found) if (found := shutil.which("git")) else None,
             system=system,
         )
@@ -163,28 +177,75 @@ class Session:
         self.console.summary(manifest)
         self.console.document(manifest)
 
-    def lock(self, name: str, *, check: bool) -> None:
-        """Resolve a stack's requirements anew, or only see whether its lock still fits its recipes."""
+    def lock(self, name: str, *, check: bool, with_trees: bool, mirror: str = "") -> None:
+        """Resolve a stack's requirements anew, or only see whether its lock still fits its recipes.
+
+        With trees, the sources that are no file of a package index are fetched, and the lock gets their digests.
+        """
+        self._take_mirror(mirror)
         catalog = self.engine.catalog
         for stack in [catalog.stack(name)] if name else catalog.stacks.values():
             if check:
                 self._check_lock(stack)
             else:
-                settings = load_settings(os.environ, self.paths.root)
-                lock = locking.Resolver(settings=settings, work=self.paths.state / "lock").lock(stack, catalog)
-                lock_file(stack).write_text(write_lock(lock), encoding="utf-8")
+                lock_file(stack).write_text(write_lock(self._new_lock(stack, with_trees=with_trees)), encoding="utf-8")
             self.console.text(f"{lock_file(stack).name} fits")
+
+    def _new_lock(self, stack: Stack, *, with_trees: bool) -> Lock:
+        catalog, sources = self.engine.catalog, self.engine.workshop.sources
+        resolver = locking.Resolver(
+            settings=load_settings(os.environ, self.paths.root),
+            work=self.paths.state / "lock",
+            packages=sources.archive.resolve,
+        )
+        lock = resolver.lock(stack, catalog)
+        taken = {
+            tree_name(layer.name, layer.source, layer.version): patchwork.release(
+                catalog.recipe(layer.name), layer.version, layer.source
+            )
+            for layer in stack.layers
+            if layer.source in {"git", "archive", "distro"}
+        }
+        if not with_trees:
+            known = catalog.lock(stack).trees if lock_file(stack).exists() else {}
+            return replace(lock, trees={name: known[name] for name in taken if name in known})
+        digests = {}
+        for title, release in taken.items():
+            sources.fetch(release)
+            digests[title] = sources.digests(release, self.paths.state / "work" / f"digests-{stack.name}")
+        return replace(lock, trees=digests)
+
+    def compare_sources(self, layer: str, kinds: tuple[str, str], version: str, mirror: str) -> None:
+        """Show file by file how two ways to the same release of a layer differ."""
+        workshop, recipe = self.engine.workshop, self.engine.catalog.recipe(layer)
+        self._take_mirror(mirror)
+        version = version or next(iter(recipe.releases), "")
+        work = self.paths.state / "work" / f"compare-{layer}-{version}"
+        shutil.rmtree(work, ignore_errors=True)
+        try:
+            laid_out = [
+                patchwork.lay_out(workshop, patchwork.release(recipe, version, kind), work / f"{number}-{kind}")
+                for number, kind in enumerate(kinds)
+            ]
+            found = trees.difference(*laid_out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        same = f"{layer} {version} is the same from {' and '.join(kinds)}"
+        self.console.text("\n".join(trees.lines(found, kinds)) or same)
+        self.console.document({"layer": layer, "version": version, "kinds": kinds, **vars(found)})
 
     def check_patches(self) -> None:
         """Prove every series against the pinned sources."""
         for proof in patchwork.prove_all(self.engine.workshop, self.engine.catalog):
-            self.console.text(f"{proof.project} {proof.version}: {len(proof.patches)} patches apply")
+            what = f"{proof.release.name} {proof.release.version} ({proof.release.source.kind})"
+            said = f"not proved: {proof.trouble}" if proof.trouble else f"{len(proof.patches)} patches apply"
+            self.console.text(f"{what}: {said}")
 
-    def edit_patches(self, layer: str, version: str) -> None:
+    def edit_patches(self, layer: str, version: str, kind: str) -> None:
         """Lay out a layer's patched tree for editing."""
         recipe = self.engine.catalog.recipe(layer)
         version = version or next(iter(recipe.releases), "")
-        tree = patchwork.edit(self.engine.workshop, self.engine.catalog, recipe, version)
+        tree = patchwork.edit(self.engine.workshop, self.engine.catalog, recipe, version, kind)
         self.console.text(f"edit {tree}\nthen `invoke patches.save {layer} NAME --reason WHY`")
 
     def save_patch(self, layer: str, name: str, reason: str) -> None:
@@ -201,14 +262,20 @@ class Session:
                 environ=os.environ,
                 offline=self.offline,
                 options=suite_options,
+                layer_options=self.layer_options,
             )
         )
 
     def _plan(self, options: Options) -> Plan:
         request = options.request()
+        self._take_mirror(options.mirror)
         stack = select(request, self.engine.catalog).stack
         facts = self._look(stack, request)
         return self.engine.plan(request, facts, choose_python(stack, facts.pythons))
+
+    def _take_mirror(self, text: str) -> None:
+        if text:
+            self.engine.workshop.mirror = read_mirror(text)
 
     def _look(self, stack: Stack, request: Request) -> Host:
         return host.look(
@@ -222,16 +289,20 @@ class Session:
 
     def _needs(self, request: Request, selection: Selection, facts: Host) -> Needs:
         """Return what a stack asks of a machine."""
-        recipes = [self.engine.catalog.recipe(layer.name) for layer in selection.layers]
+        built = [name for name, source in selection.sources.items() if source.kind in BUILT_KINDS]
+        recipes = [recipe for name in built if (recipe := self.engine.catalog.recipe(name)).compiles]
         for_gpus = compiled_for_gpus(selection, self.engine.catalog)
         fetched = any(source.kind == "wheel" for source in selection.sources.values())
         return Needs(
             pythons=(facts.pythons[0].minor,) if request.python else selection.stack.python,
-            compiles=any(recipe.compiles for recipe in recipes),
+            compiles=bool(recipes),
             disk=DISK_FOR_A_CUDA_STACK if selection.stack.cuda != "cpu" and fetched else DISK_FOR_A_STACK,
             memory_per_job=max(
-                recipe.cuda.memory_per_job if recipe.cuda and recipe.name in for_gpus else recipe.memory_per_job
-                for recipe in recipes
+                (
+                    recipe.cuda.memory_per_job if recipe.cuda and recipe.name in for_gpus else recipe.memory_per_job
+                    for recipe in recipes
+                ),
+                default=MEMORY_TO_INSTALL,
             ),
         )
 

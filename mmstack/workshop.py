@@ -7,37 +7,45 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack import gates, patches
-from mmstack.builders.build import Build, Workplace
-from mmstack.builders.cmake import build_project
+from mmstack.builders.build import Build, Workplace, newest_time
+from mmstack.builders.cmake import compile_project, configure, read_cache
+from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
-from mmstack.errors import NetworkError, PatchError, PinError, UsageError
+from mmstack.errors import NetworkError, PatchError, PinError
 from mmstack.events import ArtifactStored, LayerVerified, Notice
+from mmstack.graph import has_project
 from mmstack.keys import key
 from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
+from mmstack.resolve import INDEX_KINDS
 from mmstack.run import stop_all
-from mmstack.sources.archive import tree_digest, unpack
+from mmstack.sources.distro import Archive
 from mmstack.sources.download import Downloads
+from mmstack.sources.git import Repositories
+from mmstack.sources.mirrors import Mirror
+from mmstack.sources.provide import Sources
 from mmstack.standalone import suite_facts
 from mmstack.store import Store, write_json
-from mmstack.toolchains import architectures, redist, system, wheels
+from mmstack.toolchains import architectures, caches, redist, sysroot, system, wheels
 from mmstack.verify import Suite, run_suite, toolkit_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from mmstack.events import Listener
+    from mmstack.events import Event, Listener
     from mmstack.model import (
         Artifact,
         FilePin,
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
         Patch,
         Paths,
         Plan,
+        RecipeData,
         Source,
         Step,
         Toolkit,
@@ -55,7 +64,6 @@ if TYPE_CHECKING:
     from mmstack.sources.index import Index, Offer
 
 LOOKUPS = 8
-NOT_SOURCE = (".git", ".hg", ".venv", "__pycache__", "build", "dist")
 
 
 @dataclass(kw_only=True)
@@ -68,6 +76,9 @@ class Workshop:
     offline: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     offers: dict[FilePin, Offer] = field(default_factory=dict)
+    mirror: Mirror = field(default_factory=Mirror)
+    layer_options: tuple[str, ...] = ()
+    compiler_cache: str = "none"
 
     @cached_property
     def store(self) -> Store:
@@ -83,6 +94,31 @@ class Workshop:
     def environments(self) -> Environments:
         """Return the maker of environments."""
         return Environments(self.paths.state / "uv-cache", self.paths.state / "home")
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Return the provider of source trees."""
+        state, home = self.paths.state, self.paths.state / "home"
+        return Sources(
+            downloads=self.downloads,
+            index=lambda: self.index,
+            repositories=Repositories(state / "repositories", home, self.tell, self.mirror, environ=self.environ),
+            archive=Archive(
+                root=state / "distro",
+                downloads=self.downloads,
+                listener=self.tell,
+                home=home,
+                offline=self.offline,
+                environ=self.environ,
+            ),
+            listener=self.tell,
+            offline=self.offline,
+            options=self.layer_options,
+        )
+
+    def tell(self, event: Event) -> None:
+        """Tell whoever listens now."""
+        self.listener(event)
 
     @cached_property
     def index(self) -> Index:
@@ -112,6 +148,7 @@ class Workshop:
             StepKind.FETCH: self.fetch,
             StepKind.SOURCE: self.source,
             StepKind.ENV: self.env,
+            StepKind.CONFIGURE: self.configure,
             StepKind.BUILD: self.build,
             StepKind.GATE: self.gate,
             StepKind.INSTALL: self.install,
@@ -129,7 +166,8 @@ class Workshop:
         if not step.layer:
             return self.download("", (), (*plan.run_requires, *plan.verify_requires), tags)
         layer = plan.layer(step.layer)
-        pins = (layer.chosen,) if layer.chosen else ()
+        self.sources.fetch(layer)
+        pins = (layer.chosen,) if layer.chosen and layer.source.kind in INDEX_KINDS else ()
         if layer.for_gpus and plan.toolkit:
             self._fetch_toolkit(plan, plan.toolkit)
         return self.download(layer.source.project, pins, layer.build_requires, tags)
@@ -238,8 +276,9 @@ class Workshop:
             return "already there"
         fresh = place.tree.with_name("tree.new")
         shutil.rmtree(fresh, ignore_errors=True)
-        tree = self._lay_out(layer, fresh)
+        tree = self.sources.lay_out(layer, fresh)
         applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
+        _lay_over(layer.recipe, tree)
         shutil.rmtree(place.out, ignore_errors=True)
         settle(tree, place.tree)
         shutil.rmtree(fresh, ignore_errors=True)
@@ -255,30 +294,75 @@ class Workshop:
         self.environments.make(place.env, plan.interpreter, needed, log=place.log, beside=plan.beside)
         if layer.for_gpus and plan.toolkit:
             self.toolkit(plan, plan.toolkit)
+        if layer.packages:
+            sysroot.make(self.sources.archive.files(layer.packages), place.sysroot, place.log)
         return f"{len(needed)} wheels"
+
+    def configure(self, plan: Plan, step: Step) -> str:
+        """Configure what is compiled, and hold what comes of it against what was asked."""
+        layer = plan.layer(step.layer)
+        with self._building(plan, step) as build:
+            output = configure(build)
+            cache = read_cache(build.folder)
+        load_recipe(layer.recipe.folder).check_configured(output, cache, layer.facts)
+        return f"{len(layer.flags)} flags"
+
+    @contextmanager
+    def _building(self, plan: Plan, step: Step) -> Iterator[Build]:
+        """Yield a layer's build with all that it is built by: toolkit, sysroot, compiler cache."""
+        layer = plan.layer(step.layer)
+        place = self.place(layer)
+        place.home.mkdir(parents=True, exist_ok=True)
+        variables = self._gpu_variables(plan, layer)
+        # Debian's nvcc takes its other programs from PATH, where another toolkit's may come first
+        programs = [Path(variables["CUDACXX"]).parent] if variables else []
+        if layer.packages:
+            variables |= sysroot.variables(place.sysroot, _folders(layer))
+            programs += sysroot.programs(place.sysroot)
+        with self._compiler_cache(layer, place) as cached:
+            yield Build(
+                layer=layer,
+                place=place,
+                compiler=plan.compiler,
+                jobs=plan.jobs,
+                step=step,
+                listener=self.listener,
+                variables=variables | cached,
+                programs=tuple(programs),
+            )
+
+    @contextmanager
+    def _compiler_cache(self, layer: LayerPlan, place: Workplace) -> Iterator[dict[str, str]]:
+        """Yield the variables of the compiler cache that the user wants, for what CMake compiles."""
+        folders = [place.env / "bin"]
+        cache = caches.find(self.compiler_cache, state=self.paths.state, environ=self.environ, folders=folders)
+        if cache is None or not has_project(layer):
+            yield {}
+            return
+        base = place.tree.parent
+        variables = caches.variables(cache, base, self.environ)
+        with caches.serving(cache, base, self.environ, self.store.lock("compiler-cache")) as served:
+            before = caches.statistics(cache, {**variables, **served})
+            yield {**variables, **served}
+            after = caches.statistics(cache, {**variables, **served})
+            hits, misses = (after[name] - before[name] for name in ("hits", "misses"))
+            if hits or misses:
+                self.tell(Notice(text=f"{layer.name}: {cache.kind} had {hits} of {hits + misses} compilations"))
 
     def build(self, plan: Plan, step: Step) -> str:
         """Build a layer's wheel."""
         layer = plan.layer(step.layer)
         place = self.place(layer)
-        variables = self._gpu_variables(plan, layer)
-        build = Build(
-            layer=layer,
-            place=place,
-            compiler=plan.compiler,
-            jobs=plan.jobs,
-            step=step,
-            listener=self.listener,
-            variables=variables,
-            # Debian's nvcc takes its other programs from PATH, where another toolkit's may come first
-            programs=(Path(variables["CUDACXX"]).parent,) if variables else (),
-        )
-        place.home.mkdir(parents=True, exist_ok=True)
         outside = (site_packages(place.env, plan.interpreter), place.home)
+        place.home.mkdir(parents=True, exist_ok=True)
         before = gates.snapshot(*outside)
         started = time.monotonic()
-        build_project(build)
-        wheel = build_wheel(build)
+        with self._building(plan, step) as build:
+            if has_project(layer) and not place.out.exists():
+                compile_project(build)
+            wheel = build_wheel(build)
+            if layer.packages:
+                repair(build, wheel, sysroot.libraries(place.sysroot, _folders(layer)))
         gates.check_unchanged(before, gates.snapshot(*outside))
         write_json(_timing(place), {"seconds": time.monotonic() - started})
         return wheel.name
@@ -412,25 +496,17 @@ class Workshop:
             tree=work / "tree",
             env=work / "env",
             built=work / "built",
+            sysroot=work / "sysroot",
             out=work / "out",
             home=work / "home",
             log=self.paths.state / "logs" / f"{layer.name}-{layer.key[:16]}.log",
+            timings=self.paths.state / "timings" / f"{layer.name}.json",
         )
 
     def clear(self, layer: LayerPlan) -> None:
         """Remove where a layer was built; but a folder of the user's own will be built again and again."""
         if layer.source.path is None:
             shutil.rmtree(self.place(layer).tree.parent, ignore_errors=True)
-
-    def tree_digest(self, name: str, path: Path) -> str:
-        """Return the digest of a folder that the user works on.
-
-        Raises:
-            UsageError: there is no such folder.
-        """
-        if not path.is_dir():
-            raise UsageError(f"--source {name}=path:{path}: there is no such folder", fix="correct the path")
-        return tree_digest(path, ignore=lambda name: name.rsplit("/", 1)[-1] in NOT_SOURCE)
 
     def _offer(self, project: str, pin: FilePin) -> Offer:
         if pin not in self.offers:
@@ -441,14 +517,6 @@ class Workshop:
                 fix="check the index settings of uv or pip; `invoke doctor` shows which are in force",
             )
         return self.offers[pin]
-
-    def _lay_out(self, layer: LayerPlan, into: Path) -> Path:
-        into.parent.mkdir(parents=True, exist_ok=True)
-        if layer.source.path is not None:
-            shutil.copytree(layer.source.path, into, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-            return into
-        assert layer.chosen is not None  # noqa: S101 - an index source has a chosen file
-        return unpack(self.downloads.path(layer.chosen), into)
 
     def _applied(self, patch: Patch, tree: Path, layer: LayerPlan) -> bool:
         """Apply a patch; a folder of the user's own may hold it already."""
@@ -483,6 +551,20 @@ def settle(new: Path, tree: Path) -> None:
     else:
         new.replace(tree)
     write_json(record, {"files": names})
+
+
+def _lay_over(recipe: RecipeData, tree: Path) -> None:
+    """Put a recipe's own files over a tree, whose date they take: that goes into what is built."""
+    moment = newest_time(tree)
+    for name in recipe.files:
+        (tree / name).unlink(missing_ok=True)
+        shutil.copyfile(recipe.folder / name, tree / name)
+        os.utime(tree / name, (moment, moment))
+
+
+def _folders(layer: LayerPlan) -> tuple[str, ...]:
+    """Return where a layer's sysroot has headers and libraries besides the usual places."""
+    return layer.source.distro.folders if layer.source.distro else ()
 
 
 def _as_wheel(artifact: Artifact) -> Wheel:

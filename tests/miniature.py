@@ -109,6 +109,47 @@ when = {{ base = ">=1", gcc = "<9" }}
 why = "base wants a newer language"
 fix = "install g++ 9"
 """
+# besides sdist and wheel, for one release of `ext`
+WAYS = f"""\
+requires = ["runtime==1.5", "helper"]
+cost = {{ seconds = 600, seconds_per_architecture = 60 }}
+
+[releases.git]
+url = "https://host.test/org/ext.git"
+tag = "v2.0"
+commit = "{"c" * 40}"
+submodules = 2
+
+[releases.archive]
+filename = "ext-v2.0.tar.gz"
+sha256 = "{"a1" * 32}"
+urls = ["https://host.test/ext-v2.0.tar.gz"]
+
+[releases.distro]
+package = "libext"
+version = "2.0-1"
+codename = "wooden"
+filename = "libext_2.0.orig.tar.xz"
+sha256 = "{"a2" * 32}"
+libraries = ["libdemo-dev"]
+folders = ["usr/include/demo"]
+
+[[releases.distro.parts]]
+path = "third_party/part"
+project = "part"
+filename = "part-1.0.tar.gz"
+sha256 = "{"a3" * 32}"
+folder = "src/part"
+
+[[releases.distro.parts]]
+path = "third_party/other"
+urls = ["https://host.test/other-1.0.tar.gz"]
+filename = "other-1.0.tar.gz"
+sha256 = "{"a4" * 32}"
+
+[[releases]]
+version = "2.1"
+"""
 TOP = f"""\
 summary = "pure Python"
 project = "top"
@@ -210,12 +251,17 @@ class Miniature:
         self.lock(PINS)
         return self
 
-    def lock(self, pins: Mapping[str, tuple[str, ...]]) -> None:
+    def lock(self, pins: Mapping[str, tuple[str, ...]], **more: Any) -> None:  # noqa: ANN401 - a lock's own
         """Write the stack's lock."""
         catalog = self.catalog
         sets = {name: tuple(pinned(line) for line in lines) for name, lines in pins.items()}
         inputs = inputs_digest(catalog.stack("mini"), catalog)
-        self.put("stacks/mini.lock", write_lock(Lock(sets=sets, inputs=inputs)))
+        self.put("stacks/mini.lock", write_lock(Lock(sets=sets, inputs=inputs, **more)))
+
+    def pin_every_way(self) -> Miniature:
+        """Let the middle layer's release be had from every kind of source."""
+        self.edit("pipelines/ext/recipe.toml", '\n[[releases]]\nversion = "2.1"\n', WAYS)
+        return self
 
     def put(self, name: str, text: str | bytes) -> Path:
         """Write one file."""

@@ -8,6 +8,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from mmstack.errors import GateError
+from mmstack.recipes import DataOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mmstack.recipes import BuildFacts
 
 
-class Mmcv:
+class Mmcv(DataOnly):
     """Gives both builds, CMake's and that of upstream's `setup.py`, the same options, and demands every op."""
 
     def environment(self, facts: BuildFacts) -> Mapping[str, str]:

@@ -19,7 +19,9 @@ from mmstack.workshop import Workshop
 from tests.support import ROOT, Checkout, lay_out, pinned_tools
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from mmstack.model import LockedRequirement
 
 
 @pytest.fixture(scope="session")
@@ -32,16 +34,16 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
         if not (golden.dist / "manifest.json").exists():
             shared.mkdir()
             tools = pinned_tools()
-            golden = lay_out(golden.root.parent, tools, _wheels(shared))
+            golden = lay_out(golden.root.parent, tools, wheels_of(tools.values(), shared))
             done = golden.build()
             assert done.code == 0, done.text
     return golden
 
 
-def _wheels(shared: Path) -> Sequence[Path]:
-    """Return the tools' wheels: from the real checkout's downloads, else from the package index."""
+def wheels_of(tools: Iterable[LockedRequirement], shared: Path) -> Sequence[Path]:
+    """Return tools' wheels: from the real checkout's downloads, else from the package index."""
     interpreter = describe(Path(sys.executable), cache=shared / "pythons.json")
-    wanted = applicable(pinned_tools().values(), interpreter.markers)
+    wanted = applicable(tools, interpreter.markers)
     real = Downloads(ROOT / ".mmstack" / "downloads")
     here = all(real.find(item, interpreter.tags) for item in wanted)
     paths = Paths(root=ROOT, state=ROOT / ".mmstack" if here else shared / "state", dist=shared)

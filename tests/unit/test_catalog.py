@@ -26,7 +26,10 @@ STACK_FILE, SERIES = "stacks/mini.toml", "patches/ext/series.toml"
 BASE_FILE, EXT_FILE = "pipelines/base/recipe.toml", "pipelines/ext/recipe.toml"
 LOCK_FILE = "stacks/mini.lock"
 ENVIRONMENT = "[build.environment]"
+REQUIRES = 'requires = ["backend"]\n\n[build.environment]'
+TOOLS = 'requires = ["cmake", "ninja"]\n\n'
 PROJECT = '[build.cmake]\nfile = "{}"\nwhen = {{ SPEED = "{}" }}\n\n[build.environment]'
+DEFINITIONS = '[build.cmake]\ndefinitions = { PREFIX = "{built}/prefix" }\nfolder = "build"\n\n'
 READERS: dict[str, Callable[[Path], object]] = {
     STACK_FILE: read_stack,
     EXT_FILE: read_recipe,
@@ -59,7 +62,7 @@ def test_a_catalog_is_what_its_files_say(mini: Miniature) -> None:
     assert [layer.name for layer in catalog.stack("mini").layers] == ["base", "ext", "top"]
     assert catalog.stack("mini").expect == {"ext": {"unit": "10"}}
     assert catalog.recipe("ext").memory_per_job == 512 << 20
-    assert catalog.recipe("ext").releases["2.1"]["sdist"][0].filename == "ext-2.1.tar.gz"
+    assert catalog.recipe("ext").releases["2.1"]["sdist"].files[0].filename == "ext-2.1.tar.gz"
     assert [patch.id for patch in catalog.patches["ext"]] == [f"ext-{name}" for name in PATCHES]
     assert catalog.patches["ext"][2].when == {"base": ">=2"}
 
@@ -74,6 +77,32 @@ def test_a_recipe_may_have_a_cmake_project(mini: Miniature) -> None:
     recipe = mini.catalog.recipe("ext")
     assert recipe.cmake == CMakeProject(file="CMakeLists.txt", when={"SPEED": "O1"})
     mini.put("pipelines/ext/CMakeLists.txt", "project(other)\n")
+    assert len({before.digest, recipe.digest, mini.catalog.recipe("ext").digest}) == 3
+
+
+def test_a_recipe_may_have_a_project_of_the_tree_s_own(mini: Miniature) -> None:
+    """It says what that is told, and where in the tree it is configured."""
+    mini.edit(EXT_FILE, REQUIRES, TOOLS + DEFINITIONS + ENVIRONMENT)
+    expected = CMakeProject(definitions={"PREFIX": "{built}/prefix"}, folder="build", when={})
+    assert mini.catalog.recipe("ext").cmake == expected
+
+
+def test_a_recipe_may_take_the_patches_of_another_project(mini: Miniature) -> None:
+    """Two layers that are made of one source share its series; by default it is the project's own."""
+    assert mini.catalog.recipe("ext").series == "ext"
+    mini.edit("pipelines/ext/recipe.toml", 'project = "ext"', 'project = "other"\npatches = "ext"')
+    assert (mini.catalog.recipe("ext").project, mini.catalog.recipe("ext").series) == ("other", "ext")
+    assert mini.catalog.patches["ext"]
+
+
+def test_a_recipe_may_lay_files_over_the_tree(mini: Miniature) -> None:
+    """They stand beside it, and are in the layer's digest."""
+    before = mini.catalog.recipe("ext")
+    mini.put("pipelines/ext/setup.py", "")
+    mini.edit(EXT_FILE, REQUIRES, f'files = ["setup.py"]\n{REQUIRES}')
+    recipe = mini.catalog.recipe("ext")
+    assert recipe.files == ("setup.py",)
+    mini.put("pipelines/ext/setup.py", "pass\n")
     assert len({before.digest, recipe.digest, mini.catalog.recipe("ext").digest}) == 3
 
 
@@ -105,17 +134,35 @@ MISTAKES = {
         PROJECT.format("CMake.txt", "O1"),
         "key 'build.cmake.file' must be a file",
     ),
+    "a file of another folder": (
+        EXT_FILE,
+        REQUIRES,
+        f'files = ["../x"]\n{REQUIRES}',
+        "key 'build.files' must be a file",
+    ),
+    "a project twice": (
+        EXT_FILE,
+        REQUIRES,
+        TOOLS + 'cmake = { command = ["x"], definitions = {}, folder = "x" }\n' + ENVIRONMENT,
+        "key 'build.cmake.file' must be there, or else 'command' or 'definitions' must",
+    ),
+    "a project nowhere": (
+        EXT_FILE,
+        REQUIRES,
+        TOOLS + DEFINITIONS.replace('"build"', '"../build"') + ENVIRONMENT,
+        "key 'build.cmake.folder' must be a folder below the tree",
+    ),
     "project elsewhere": (EXT_FILE, ENVIRONMENT, PROJECT.format("../x", "O1"), "key 'build.cmake.file' must be a file"),
     "project's value": (
         EXT_FILE,
-        ENVIRONMENT,
-        PROJECT.format("README.md", "O9"),
+        REQUIRES,
+        TOOLS + PROJECT.format("README.md", "O9"),
         "key 'build.cmake.when.SPEED' must be",
     ),
     "project's flag": (EXT_FILE, ENVIRONMENT, '[build.cmake.when]\nX = ""\n\n[x]', "unknown key"),
     "project without tools": (EXT_FILE, ENVIRONMENT, PROJECT.format("README.md", "O1"), "must name cmake and ninja"),
     "default no choice": (EXT_FILE, '"O2"\n', '"O3"\n', "key 'flags.SPEED.default' must be one of the choices"),
-    "no gate": (EXT_FILE, '"platform"', '"platfrom"', "key 'gates.wheel' must be platform or pure"),
+    "no gate": (EXT_FILE, '"platform"', '"platfrom"', "key 'gates.wheel' must be one of platform, library"),
     "no gates": (EXT_FILE, "[gates]", "[flags.gates]", "unknown key"),
     "short sha256": (EXT_FILE, "5" * 64, "5" * 63, "key 'releases[0].sdist[0].sha256' must be a sha256"),
     "no sha256": (EXT_FILE, "5" * 64, "G" * 64, "key 'releases[0].sdist[0].sha256' must be a sha256"),
@@ -256,7 +303,7 @@ def test_any_change_of_a_file_ends_in_a_value_or_a_catalog_error(
     """No value in any place makes the reader fail in another way."""
     mini = Miniature(root=tmp_path)
     if not (tmp_path / LOCK_FILE).exists():
-        mini.write()
+        mini.write().pin_every_way()
         (tmp_path / "valid").write_bytes((tmp_path / file).read_bytes())
     valid = tomllib.loads((tmp_path / "valid").read_text(encoding="utf-8"))
     mini.put(file, document(replaced(copy.deepcopy(valid), data)))

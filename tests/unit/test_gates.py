@@ -201,6 +201,19 @@ def test_a_pure_layer_has_a_pure_wheel(tmp_path: Path, tag: str) -> None:
     assert "wanted py3-none-any" in refusal(replace(pure(), tag=tag).write(tmp_path), PURE)
 
 
+LIBRARY = f"py3-none-{NATIVE.platform}"
+
+
+def test_a_library_is_for_this_machine_and_any_python(tmp_path: Path, lab: Lab) -> None:
+    """Its tag names no ABI of Python's."""
+    expected = replace(EXPECTED, rules=replace(RULES, wheel="library"), libraries=(lab.below,))
+    assert check_wheel(replace(native(lab.module), tag=LIBRARY).write(tmp_path), expected).gates == ALL_GATES
+    for tag in (str(NATIVE), "py3-none-any", "py3-none-win_amd64"):
+        message = refusal(replace(native(lab.module), tag=tag).write(tmp_path), expected)
+        assert f"wanted {LIBRARY} or an equal: this layer is compiled for this machine and any Python" in message
+    assert "tag" in refusal(replace(native(lab.module), tag=LIBRARY).write(tmp_path), EXPECTED).partition("failed")[0]
+
+
 @pytest.mark.parametrize("inner", ["py2-none-any", "no tag at all", "a-b"])
 def test_file_name_and_contents_agree_on_the_tag(tmp_path: Path, inner: str) -> None:
     """A renamed wheel is refused."""

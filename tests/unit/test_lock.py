@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from mmstack.errors import CatalogError, NetworkError
 from mmstack.lock import applicable, parse_requirements, read_lock, write_lock
 from mmstack.locking import Resolver, inputs_digest
-from mmstack.model import Lock, LockedRequirement
+from mmstack.model import DistroPackage, Lock, LockedRequirement
 from mmstack.sources.settings import IndexSettings
 from tests.miniature import INTERPRETER, NEWER, Miniature, pinned
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 CUDA = """
@@ -54,6 +55,16 @@ def locks() -> st.SearchStrategy[Lock]:
     return digests.flatmap(_sets_of)
 
 
+def _packages() -> st.SearchStrategy[DistroPackage]:
+    return st.builds(
+        DistroPackage,
+        name=st.from_regex(r"[a-z0-9][a-z0-9+.-]{1,8}", fullmatch=True),
+        version=st.sampled_from(["1", "2:1.0-1", "1.13.1+dfsg-4~bpo12+1", "1.74.0.3ubuntu7"]),
+        architecture=st.sampled_from(["all", "amd64", "kfreebsd-i386"]),
+        sha256=DIGESTS,
+    )
+
+
 def _sets_of(digests: dict[str, list[str]]) -> st.SearchStrategy[Lock]:
     def requirement(release: str, marker: str) -> LockedRequirement:
         name, _, version = release.partition("==")
@@ -61,7 +72,9 @@ def _sets_of(digests: dict[str, list[str]]) -> st.SearchStrategy[Lock]:
 
     items = st.builds(requirement, st.sampled_from(sorted(digests)), st.sampled_from(MARKERS))
     sets = st.dictionaries(SET_NAMES, st.lists(items, max_size=4).map(tuple), max_size=3)
-    return st.builds(Lock, sets=sets, inputs=DIGESTS)
+    packages = st.dictionaries(SET_NAMES, st.lists(_packages(), max_size=3).map(tuple), max_size=2)
+    trees = st.dictionaries(SET_NAMES, st.dictionaries(SET_NAMES, DIGESTS, max_size=3), max_size=2)
+    return st.builds(Lock, sets=sets, inputs=DIGESTS, packages=packages, trees=trees)
 
 
 @given(lock=locks())
@@ -181,11 +194,16 @@ def index(url: str) -> IndexSettings:
     )
 
 
+def resolver(url: str, work: Path, found: Sequence[DistroPackage] = ()) -> Resolver:
+    """Return a resolver that has one index, and a distribution's archive in which this is found."""
+    return Resolver(settings=index(url), work=work, packages=lambda _pin: tuple(found))
+
+
 def test_a_stack_is_locked_in_sets(tmp_path: Path, offer: Any) -> None:  # noqa: ANN401 - see offer
     """What runs, what a variant adds, what a build wants; not the layers themselves, nor what no Linux installs."""
     mini = Miniature(root=tmp_path).write()
     stack = mini.catalog.stack("mini")
-    lock = Resolver(settings=index(f"{offer.url}/simple"), work=tmp_path / "work").lock(stack, mini.catalog)
+    lock = resolver(f"{offer.url}/simple", tmp_path / "work").lock(stack, mini.catalog)
     assert {name: [item.name for item in items] for name, items in lock.sets.items()} == {
         "run": ["helper", "runtime"],
         "run-big": ["giant"],
@@ -208,20 +226,69 @@ def test_a_cuda_stack_is_locked_with_its_toolkit(tmp_path: Path, offer: Any) -> 
     mini.edit("stacks/mini.toml", 'cuda = "cpu"', 'cuda = "12.8"\narch = ["9.0"]\nconstraints = ["checker<1"]')
     mini.edit("pipelines/ext/recipe.toml", '"checker==1.0"', '"checker"')
     work = tmp_path / "work"
-    lock = Resolver(settings=index(f"{offer.url}/simple"), work=work).lock(mini.catalog.stack("mini"), mini.catalog)
+    lock = resolver(f"{offer.url}/simple", work).lock(mini.catalog.stack("mini"), mini.catalog)
     assert [item.line().partition(" ")[0] for item in lock.sets["toolkit"]] == ["cuda-like==12", "nvcc-like==12.8"]
     assert [item.name for item in lock.sets["cubins"]] == ["nvidia-cuda-cuobjdump"]
     assert [item.version for item in lock.sets["verify"] if item.name == "checker"] == ["0.9"]
     assert [path for path in work.iterdir() if path.is_dir() and not path.name.startswith(".")] == []
 
 
+def test_what_releases_require_that_are_built_here_is_one_set(tmp_path: Path, offer: Any) -> None:  # noqa: ANN401
+    """Of every layer of the stack that says so, without what runs anyway; a stack for GPUs has no such set."""
+    mini = Miniature(root=tmp_path).write().pin_every_way()
+    mini.edit("pipelines/ext/recipe.toml", '"runtime==1.5", "helper"', '"helper", "nvcc-like==12.8"')
+    base = '[[releases]]\nversion = "1.0"\n'
+    mini.edit("pipelines/base/recipe.toml", base, f'{base}requires = ["giant==9"]\n')
+    maker = resolver(f"{offer.url}/simple", tmp_path / "work")
+    lock = maker.lock(mini.catalog.stack("mini"), mini.catalog)
+    assert [item.name for item in lock.sets["run-built"]] == ["giant", "nvcc-like"]
+    mini.put("toolkits/12.8.toml", CUDA)
+    mini.edit("stacks/mini.toml", 'cuda = "cpu"', 'cuda = "12.8"\narch = ["9.0"]')
+    assert "run-built" not in maker.lock(mini.catalog.stack("mini"), mini.catalog).sets
+
+
+def test_a_layer_of_a_distribution_is_locked_with_its_packages(tmp_path: Path, offer: Any) -> None:  # noqa: ANN401
+    """What its archive has of the libraries; another way to the same release needs none."""
+    mini = Miniature(root=tmp_path).write().pin_every_way()
+    found = DistroPackage(name="libdemo-dev", version="2:1.0-1", architecture="all", sha256=DIGEST)
+    maker = resolver(f"{offer.url}/simple", tmp_path / "work", [found])
+    assert maker.lock(mini.catalog.stack("mini"), mini.catalog).packages == {}
+    mini.edit("stacks/mini.toml", '"sdist"', '"distro"')
+    lock = maker.lock(mini.catalog.stack("mini"), mini.catalog)
+    assert (lock.packages, lock.trees) == ({"ext": (found,)}, {})
+    mini.edit("pipelines/ext/recipe.toml", 'libraries = ["libdemo-dev"]\n', "")
+    assert maker.lock(mini.catalog.stack("mini"), mini.catalog).packages == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"libdemo-dev 1.0-1 all {DIGEST}",
+        f"libdemo-dev=1.0-1 all {DIGEST[1:]}",
+        f"Libdemo=1.0-1 all {DIGEST}",
+        f"libdemo-dev=1.0-1 {DIGEST}",
+        f"../libdemo=1.0-1 all {DIGEST}",
+        f"libdemo-dev=1.0/1 all {DIGEST}",
+        "",
+    ],
+)
+def test_a_package_that_is_not_pinned_is_refused(tmp_path: Path, line: str) -> None:
+    """By name, version, processor and digest; with the file and the remedy."""
+    mini = Miniature(root=tmp_path).write()
+    mini.edit("stacks/mini.lock", "[sha256]", f'[packages]\next = ["{line}"]\n\n[sha256]')
+    with pytest.raises(CatalogError, match="is no pinned package") as caught:
+        read_lock(tmp_path / "stacks" / "mini.lock")
+    assert str(tmp_path / "stacks" / "mini.lock") in caught.value.what
+    assert caught.value.fix == "make it anew: `invoke lock`"
+
+
 @pytest.mark.parametrize("url", ["", "missing"])
 def test_what_does_not_resolve_is_an_error(tmp_path: Path, server: Any, url: str) -> None:  # noqa: ANN401 - as above
     """No index, or one without the requirements, is told as such."""
     mini = Miniature(root=tmp_path).write()
-    resolver = Resolver(settings=index(f"{server.url}/{url}" if url else ""), work=tmp_path / "work")
+    unserved = resolver(f"{server.url}/{url}" if url else "", tmp_path / "work")
     with pytest.raises(NetworkError) as caught:
-        resolver.lock(mini.catalog.stack("mini"), mini.catalog)
+        unserved.lock(mini.catalog.stack("mini"), mini.catalog)
     assert caught.value.fix
 
 

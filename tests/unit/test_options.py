@@ -30,6 +30,7 @@ def test_options_are_read_into_a_request() -> None:
         flag=["ext.SPEED=-O2 -g", "ext.OTHER=x"],
         without=["top"],
         jobs="4",
+        mirror="https://mirror.test/git",
     )
     assert options.request() == Request(
         stack="mini",
@@ -41,6 +42,16 @@ def test_options_are_read_into_a_request() -> None:
         without=("top",),
         jobs=4,
     )
+
+
+def test_a_request_is_typed_again_without_its_password() -> None:
+    """A mirror's address may hold one; which mirror it was does not change what is built."""
+    options = Options(stack="mini", mirror="https://me:t0ken@mirror.test/git", source=["ext=git"])
+    assert options.request() == Request(stack="mini", sources={"ext": "git"})
+    typed = " ".join(options.words())
+    assert "--mirror" in typed
+    assert "mirror.test/git" in typed
+    assert "t0ken" not in typed
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "banana", "1.5", "2 ", "²", "1e3"])

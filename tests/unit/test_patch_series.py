@@ -74,10 +74,10 @@ def test_ids_are_unique_in_the_repository() -> None:
 @every_patch
 def test_an_entry_says_all_that_it_must_and_nothing_else(entry: Entry) -> None:
     """Every key is known, every text is filled, names have their form."""
-    assert REQUIRED <= set(entry.data) <= REQUIRED | {"when"}
+    assert REQUIRED <= set(entry.data) <= REQUIRED | {"when", "sources"}
     assert all(entry.data[key].strip() for key in REQUIRED)
     assert re.fullmatch(r"\d{4}-[a-z0-9.]+(-[a-z0-9.]+)*\.patch", entry.data["file"])
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", entry.data["id"])
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9.]+)+", entry.data["id"])
     assert entry.data["upstream"].startswith("https://github.com/")
 
 

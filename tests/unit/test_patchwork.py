@@ -11,7 +11,7 @@ from mmstack.events import ignore
 from mmstack.keys import file_digest
 from mmstack.model import Paths
 from mmstack.workshop import Workshop
-from tests.miniature import Miniature
+from tests.miniature import WAYS, Miniature
 from tests.support import pack
 
 if TYPE_CHECKING:
@@ -80,6 +80,13 @@ class Bench:
         """Make a patch of it."""
         return patchwork.save(self.shop, self.catalog, self.recipe, name, reason)
 
+    def proofs(self) -> dict[str, tuple[str, ...] | str]:
+        """Prove all series: which patches apply to each release and kind of source, or why that is not known."""
+        return {
+            f"{proof.release.version} {proof.release.source.kind}": proof.trouble or proof.patches
+            for proof in patchwork.prove_all(self.shop, self.catalog)
+        }
+
     def series(self) -> list[str]:
         """Return the ids of the series."""
         return [patch.id for patch in self.catalog.patches.get("ext", ())]
@@ -131,9 +138,7 @@ def test_the_next_edit_begins_where_the_series_ends(bench: Bench) -> None:
     (tree / "ext.py").write_text("other = 1\n", encoding="utf-8")
     assert bench.save("second").name == "0002-second.patch"
     assert bench.series() == ["ext-some-name", "ext-second"]
-    assert patchwork.prove_all(bench.shop, bench.catalog) == (
-        patchwork.Proof(project="ext", version="2.0", patches=("ext-some-name", "ext-second")),
-    )
+    assert bench.proofs() == {"2.0 sdist": ("ext-some-name", "ext-second")}
 
 
 def test_a_number_is_not_used_again(bench: Bench) -> None:
@@ -215,9 +220,9 @@ def test_what_a_patch_cannot_say_is_not_saved(bench: Bench) -> None:
 
 def test_only_a_pinned_release_can_be_edited(bench: Bench) -> None:
     """The error names those that are."""
-    with pytest.raises(UsageError, match=r"ext 9\.9 is not pinned as an sdist") as caught:
+    with pytest.raises(UsageError, match=r"ext 9\.9 is not pinned as a source") as caught:
         patchwork.edit(bench.shop, bench.catalog, bench.recipe, "9.9")
-    assert caught.value.why == "pinned: 2.0"
+    assert caught.value.why == "pinned: 2.0 (sdist)"
 
 
 def test_a_release_that_is_not_here_is_fetched(bench: Bench) -> None:
@@ -226,6 +231,30 @@ def test_a_release_that_is_not_here_is_fetched(bench: Bench) -> None:
     with pytest.raises(NetworkError):
         bench.edit()
     assert not (bench.state / "edit" / "ext").exists()
+
+
+def test_a_series_is_proved_for_every_kind_of_source(bench: Bench) -> None:
+    """Where one cannot be had, that is said, and the others are proved; a patch counts for its kinds alone."""
+    change(bench.edit())
+    bench.save()
+    packed = bench.state.parent / "ext-v2.0.tar.gz"
+    pack(bench.state.parent / "upstream", packed, "ext-2.0")
+    kept = bench.state / "downloads" / file_digest(packed) / packed.name
+    kept.parent.mkdir()
+    recipe = bench.mini.root / "pipelines/ext/recipe.toml"
+    recipe.write_text(
+        recipe.read_text(encoding="utf-8") + WAYS.replace("a1" * 32, file_digest(packed)), encoding="utf-8"
+    )
+    packed.rename(kept)
+    found = bench.proofs()
+    assert {name: found.pop(name) for name in ("2.0 sdist", "2.0 archive")} == {
+        "2.0 sdist": ("ext-some-name",),
+        "2.0 archive": ("ext-some-name",),
+    }
+    assert found["2.0 git"] == "ext v2.0 is needed, is not here, and `--offline` forbids to fetch it"
+    assert set(found) == {"2.0 git", "2.0 distro"}
+    bench.mini.edit("patches/ext/series.toml", "versions =", 'sources = ["archive"]\nversions =')
+    assert bench.proofs() == {"2.0 archive": ("ext-some-name",)}
 
 
 def test_a_series_that_does_not_apply_is_found(bench: Bench) -> None:
@@ -237,5 +266,5 @@ def test_a_series_that_does_not_apply_is_found(bench: Bench) -> None:
     file.write_text(text, encoding="utf-8", errors="surrogateescape")
     bench.mini.edit("patches/ext/series.toml", digest, file_digest(file))
     with pytest.raises(PatchError, match=r"patch 'ext-some-name' does not apply to ext\.py"):
-        patchwork.prove_all(bench.shop, bench.catalog)
+        bench.proofs()
     assert list((bench.state / "work").iterdir()) == []

@@ -151,7 +151,8 @@ def test_a_recipe_s_code_has_the_flags_and_versions(mini: Miniature) -> None:
     """What data cannot say comes from recipe.py, and goes before the data."""
     mini.put(
         "pipelines/ext/recipe.py",
-        "class Recipe:\n"
+        "from mmstack.recipes import DataOnly\n"
+        "class Recipe(DataOnly):\n"
         "    def environment(self, facts):\n"
         "        return {'MAX_JOBS': '1', 'BASE': facts.versions['base'], 'O': facts.flags['SPEED'], 'C': facts.cuda}\n"
         "recipe = Recipe()\n",
@@ -183,6 +184,12 @@ def test_patches_are_chosen_by_release_and_by_what_is_beside_them(mini: Miniatur
     assert patches(mini) == ["always"]
     mini.edit("stacks/mini.toml", 'version = "2.0"', 'version = "2.1"')
     assert patches(mini) == ["other-release"]
+
+
+def test_a_layer_may_take_the_patches_of_another_project(mini: Miniature) -> None:
+    """What is made of the same source is patched alike."""
+    mini.edit("pipelines/ext/recipe.toml", 'project = "ext"', 'project = "other"\npatches = "ext"')
+    assert patches(mini) == ["always", "new-backend"]
 
 
 def test_a_patch_may_depend_on_the_layer_below(mini: Miniature) -> None:

@@ -1,0 +1,6 @@
+#include <mini.h>
+
+int mini_is_fast(void)
+{
+    return mini();
+}
