@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from conftest import Facts
 
 ARCH_LIST = "arch_list"
+RPC = "USE_TENSORPIPE"
 
 
 def settings() -> dict[str, str]:
@@ -54,7 +56,7 @@ def test_cuda_version_is_the_one_of_the_stack(facts: Facts) -> None:
 
 def test_build_settings_are_those_the_stack_expects(facts: Facts) -> None:
     """Every setting that the stack names stands in the build summary with that value."""
-    expected = {name: value for name, value in facts.expect.items() if name != ARCH_LIST}
+    expected = {name: value for name, value in facts.expect.items() if name not in {ARCH_LIST, RPC}}
     if not expected:
         pytest.skip("not run: the stack expects no build settings")
     found = settings()
@@ -80,8 +82,27 @@ def test_visible_gpu_is_among_the_architectures() -> None:
     assert binary or portable, f"sm_{capability} is not served by {arch_list()}"
 
 
-def test_linear_algebra_and_threads_are_built_in() -> None:
-    """LAPACK and OpenMP are there: without them PyTorch imports well and fails late."""
-    summary = torch.__config__.show()
-    assert "LAPACK is enabled" in summary
-    assert torch.backends.openmp.is_available()  # type: ignore[no-untyped-call]  # annotated in part
+def test_linear_algebra_is_built_in() -> None:
+    """LAPACK is there: without it PyTorch imports well and fails late."""
+    assert "LAPACK is enabled" in torch.__config__.show()
+
+
+def test_operators_run_in_threads(facts: Facts) -> None:
+    """Operators have threads, by OpenMP, or by PyTorch's own pool: that has one for each two processors."""
+    information = torch.__config__.parallel_info()
+    if facts.expect.get("USE_OPENMP") == "OFF":
+        assert "ATen parallel backend: native thread pool" in information
+    else:
+        assert torch.backends.openmp.is_available()  # type: ignore[no-untyped-call]  # annotated in part
+        assert "ATen parallel backend: OpenMP" in information
+    assert torch.get_num_threads() >= max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def test_what_is_left_out_says_so(facts: Facts) -> None:
+    """Of a build without RPC, PyTorch can be imported and says that it has none."""
+    from torch.distributed import rpc  # noqa: PLC0415  # it is what failed to be imported
+
+    if facts.expect.get(RPC) == "OFF":
+        assert not rpc.is_available()  # type: ignore[no-untyped-call]  # annotated in part
+    else:
+        assert rpc.is_available()  # type: ignore[no-untyped-call]  # annotated in part
