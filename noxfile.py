@@ -1,4 +1,4 @@
-"""The test bench: `nox -s tests lint typecheck e2e compare cuda verify`, each in an environment that uv makes."""
+"""The test bench: `nox -s tests lint typecheck e2e compare cuda torch verify`, each in an environment that uv makes."""
 
 from __future__ import annotations
 
@@ -71,6 +71,12 @@ def cuda(session: nox.Session) -> None:
     """Compile mmcv's CUDA ops with a toolkit of wheels, for one architecture, and read their machine code back."""
     options = ("--cuda", "13.0", "--index-only", "--arch", "9.0", "--stop-after", "gate")
     session.run("invoke", "build-stack", *options, external=True)
+
+
+@nox.session(venv_backend="none")
+def torch(session: nox.Session) -> None:
+    """Fetch, patch and configure PyTorch as Debian 12 has it, on Debian 12; compiling it takes an hour more."""
+    session.run("invoke", "build-stack", "--stack", "debian12", "--stop-after", "configure", external=True)
 
 
 @nox.session(venv_backend="none")
