@@ -26,7 +26,8 @@ class Server:
     """What it serves, what it does wrong, and what it was asked.
 
     A fault is used up by one GET, unless it is there always: a status, `drop N` (close after N bytes), `no-range`,
-    `other-range`, `wrong`, `unsized N` (no length, close after N bytes), `sleep S` or `to URL`.
+    `other-range`, `wrong`, `unsized N` (no length, close after N bytes), `sleep S`,
+    `meet` (go on when all who meet are there) or `to URL`.
     """
 
     url: str = ""
@@ -38,6 +39,7 @@ class Server:
     headers: list[dict[str, str]] = field(default_factory=list)
     sent: int = 0
     release: threading.Event = field(default_factory=threading.Event)
+    meeting: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
 
     def secret_url(self, user: str = "user:t0ken") -> str:
         """Return the address with credentials in it."""
@@ -80,6 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         state.headers.append(dict(self.headers))
         fault = state.faults[path].pop(0) if state.faults[path] and body else state.always.get(path, "")
         word, _, value = fault.partition(" ")
+        if word == "meet":
+            self.state.meeting.wait()
         if word == "sleep":
             state.release.wait(float(value))
         if word == "to":
