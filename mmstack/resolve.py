@@ -507,8 +507,8 @@ def _layer(  # one layer's decisions in one place
     chosen, installed = findings.chosen.get(choice.name), findings.installed.get(choice.name)
     support = prebuilt(selection, catalog, findings.installed).get(choice.name)
     cuda = support.version if support else selection.stack.cuda
-    flags = _flags(recipe, choice, request)
     built = source.kind in BUILT_KINDS
+    flags = _flags(recipe, choice, request) if built else {}  # what is not built here has none
     toolkit = tools.toolkit if built and recipe.cuda else None
     told = BuildFacts(
         flags=flags,

@@ -91,7 +91,10 @@ class Torch(DataOnly):
         _compare("CMake", said, {**self.environment(facts), "TORCH_VERSION": facts.version})
 
     def check(self, wheel: Path, facts: BuildFacts) -> tuple[str, ...]:
-        """Demand that what is compiled into the wheel is what was asked; before 2.9 only the suite can see it."""
+        """Demand that what is compiled into the wheel is what was asked.
+
+        Before 2.9 only the suite can see it. Of a wheel that was not built here nothing was asked: it has no flags.
+        """
         with zipfile.ZipFile(wheel) as archive:
             if not facts.flags or SETTINGS not in archive.namelist():
                 return ()

@@ -189,6 +189,12 @@ def test_another_release_has_its_own_flags(mini: Miniature) -> None:
     assert mini.layer("ext", request).flags == {"SPEED": "O1", "NEW": "ON", "LINK": "shared"}
 
 
+def test_what_is_not_built_here_has_no_flags(mini: Miniature) -> None:
+    """Nothing was asked of a released wheel, and nothing can be held against it."""
+    layer = mini.layer("ext", Request(sources={"ext": "wheel"}))
+    assert (layer.flags, layer.facts.flags) == ({}, {})
+
+
 def test_a_recipe_is_told_its_own_release_and_tells_its_suite(mini: Miniature) -> None:
     """What the stack expects counts where the recipe expects nothing, and where nothing is built."""
     assert mini.layer("ext").expect == {"unit": "10"}
