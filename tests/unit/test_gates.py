@@ -416,6 +416,17 @@ def test_a_driver_s_stub_is_not_the_driver(tmp_path: Path, lab: Lab) -> None:
     assert "pkg/_ext.so needs a driver's stub: libcuda.so" in refusal(wheel, replace(EXPECTED, libraries=(tmp_path,)))
 
 
+def test_a_machine_that_only_builds_needs_no_driver(tmp_path: Path, lab: Lab) -> None:
+    """A GPU machine's driver is not missed where there is none; all else is, and so is a driver that was not linked."""
+    driver = compiled(tmp_path / "driver", "libcuda.so.1", "int cuInit(void) { return 1; }", "-Wl,-soname,libcuda.so.1")
+    calls, loose = "int cuInit(void); int f(void) { return cuInit(); }", "-Wl,--unresolved-symbols=ignore-all"
+    assert "symbols" in check_wheel(build(tmp_path, lab, calls, str(driver)), EXPECTED).gates
+    message = refusal(build(tmp_path, lab, EXTENSION + calls, str(driver), loose), EXPECTED)
+    assert "lacks below_add" in message
+    assert "cuInit" not in message
+    assert "lacks cuInit" in refusal(build(tmp_path, lab, calls, loose), EXPECTED)
+
+
 def test_a_symbol_that_the_layer_below_lacks_is_named_with_its_likely_home(tmp_path: Path, lab: Lab) -> None:
     """Built against other headers than those of the library: what users meet as an ImportError."""
     wheel = build(tmp_path, lab, EXTENSION.replace("below_add", "below_subtract"), "-lbelow")
