@@ -29,7 +29,7 @@ class Workplace:
     """Where one layer is built: the patched tree, its environment, what is compiled, the wheel, a HOME, the log.
 
     `sysroot` holds what of a distribution it is built against; `timings` remembers how long each of its files took,
-    for the next build's estimate.
+    for the next build's estimate, and `apart` which of them do not compile together.
     """
 
     tree: Path
@@ -40,6 +40,11 @@ class Workplace:
     log: Path
     sysroot: Path
     timings: Path
+
+    @property
+    def apart(self) -> Path:
+        """Return where the sources of a layer are named that do not compile together."""
+        return self.timings.with_suffix(".apart")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -18,7 +19,6 @@ from mmstack.resolve import memory_per_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from mmstack.builders.build import Build
 
@@ -57,8 +57,9 @@ def configure(build: Build) -> str:
     folder, log = build.folder, build.place.tree.with_name(CONFIGURE_LOG)
     if not (folder / CONFIGURED).exists():
         shutil.rmtree(folder, ignore_errors=True)
-        log.write_text(_configure(build, ()), encoding="utf-8")
-        (folder / CONFIGURED).touch()
+        apart = _remembered(build)
+        log.write_text(_configure(build, apart), encoding="utf-8")
+        (folder / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
     return log.read_text(encoding="utf-8")
 
 
@@ -66,7 +67,8 @@ def compile_project(build: Build) -> None:
     """Compile a configured project; one that was stopped carries on.
 
     Where compilers are killed for want of memory, fewer are run at once, and a warning says so. So it does where a
-    unit that our CMakeLists.txt put together of several sources does not compile and is taken apart.
+    unit that our CMakeLists.txt put together of several sources does not compile and is taken apart. Of a folder of the
+    user's own that is remembered for its next build, which has another key.
 
     Raises:
         BuildError: a source does not compile by itself, or takes more memory than there is.
@@ -86,6 +88,7 @@ def compile_project(build: Build) -> None:
             else:
                 raise
     remember(build, folder / ".ninja_log")
+    _remember_apart(build)
 
 
 def read_cache(folder: Path) -> dict[str, str]:
@@ -206,3 +209,17 @@ def _take_apart(build: Build, sources: Sequence[str]) -> None:
 
 def _apart(build: Build) -> list[str]:
     return (build.folder / CONFIGURED).read_text(encoding="utf-8").splitlines()
+
+
+def _remember_apart(build: Build) -> None:
+    """Remember it where a build is not reproducible anyway: elsewhere the same key would give other bits."""
+    tree, file = build.place.tree, build.place.apart
+    if (apart := _apart(build)) and not build.layer.reproducible:
+        file.write_text("\n".join(Path(name).relative_to(tree).as_posix() for name in apart), encoding="utf-8")
+
+
+def _remembered(build: Build) -> list[str]:
+    if build.layer.reproducible or not build.place.apart.exists():
+        return []
+    sources = [build.place.tree / name for name in build.place.apart.read_text(encoding="utf-8").splitlines()]
+    return [str(source) for source in sources if source.exists()]

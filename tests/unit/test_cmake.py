@@ -241,6 +241,32 @@ def test_a_unit_that_does_not_compile_is_taken_apart(bench: Bench) -> None:
     assert {name for name, time in bench.objects().items() if before.get(name) != time} == {"alone.cpp.o"}
 
 
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_what_is_apart_is_remembered_of_a_user_s_own_folder(bench: Bench, *, reproducible: bool) -> None:
+    """Its next build, under another key, does not fail first; a release's must not depend on what was built before."""
+    bench.layer = replace(bench.layer, reproducible=reproducible)
+    bench.write(two=CLASH)
+    bench.build()
+    shutil.move(bench.place.tree.parent, bench.root / "before")
+    shutil.copytree(bench.root / "before" / "env", bench.place.env, symlinks=True)
+    shutil.copytree(bench.root / "before" / "tree", bench.place.tree)
+    (bench.place.tree / "alone.cpp").touch()
+    bench.build()
+    assert {"one.cpp.o", "two.cpp.o"} <= bench.objects().keys()
+    assert len(bench.warnings) == (2 if reproducible else 1)
+
+
+def test_a_source_that_is_gone_is_apart_no_longer(bench: Bench) -> None:
+    """What is remembered is held against the folder as it is."""
+    bench.layer = replace(bench.layer, reproducible=False)
+    bench.place.apart.parent.mkdir(parents=True)
+    bench.place.apart.write_text("one.cpp\ngone.cpp")
+    bench.build()
+    assert "gone.cpp" not in bench.log
+    assert "one.cpp.o" in bench.objects()
+    assert not bench.warnings
+
+
 def test_an_error_in_a_unit_is_told_for_its_source(bench: Bench) -> None:
     """Taken apart, the source that is wrong is found, and the build ends."""
     bench.write(two="int two() { return here; }\n")
