@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -61,9 +62,13 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def compare(session: nox.Session) -> None:
-    """Demand that upstream's build of mmcv's ops and ours pass the same suite, which lists every function."""
+    """Demand that upstream's build of mmcv's ops and ours pass the same suite, export the same and compute the same."""
+    wheels = Path("dist/cpu/wheels")
     session.run("invoke", "build-stack", "--flag", "mmcv.BUILD=upstream", external=True)
+    (upstream,) = (shutil.copy2(wheel, session.create_tmp()) for wheel in wheels.glob("mmcv-*.whl"))
     session.run("invoke", "build-stack", external=True)
+    (ours,) = wheels.glob("mmcv-*.whl")
+    session.run("dist/cpu/env/bin/python", "pipelines/two_builds.py", upstream, str(ours), external=True)
 
 
 @nox.session(venv_backend="none")
