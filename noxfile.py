@@ -81,9 +81,7 @@ def cuda(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def torch(session: nox.Session) -> None:
     """Fetch, patch and configure PyTorch as Debian 12 has it, on Debian 12; compiling it takes an hour more."""
-    # what is configured above it waits for its wheel
-    above = [word for name in ("mmengine", "mmcv", "mmaction2") for word in ("--without", name)]
-    session.run("invoke", "build-stack", "--stack", "debian12", *above, "--stop-after", "configure", external=True)
+    session.run("invoke", "build-stack", "--stack", "debian12", "--stop-after", "configure", external=True)
 
 
 @nox.session(venv_backend="none")

@@ -243,7 +243,7 @@ class Engine:
 
 
 def _until(steps: Sequence[Step], stop_after: str) -> tuple[Step, ...]:
-    """Return the steps of that kind and all that they wait for."""
+    """Return the steps of that kind and all that they wait for; of `configure`, those that wait for no compiler."""
     if not stop_after:
         return tuple(steps)
     kinds = [str(kind) for kind in StepKind]
@@ -257,10 +257,25 @@ def _until(steps: Sequence[Step], stop_after: str) -> tuple[Step, ...]:
             why=did_you_mean(stop_after, {str(step.kind) for step in steps}),
             fix="choose one of these",
         )
-    kept: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in kept:
-            kept.add(name)
-            wanted += by_id[name].needs
+    needed = {name: _with_needs(name, by_id) for name in wanted}
+    if stop_after == StepKind.CONFIGURE:
+        before = {name: [each for each in ids if by_id[each].kind is StepKind.BUILD] for name, ids in needed.items()}
+        if all(before.values()):
+            raise UsageError(
+                "--stop-after: nothing of this plan is configured before something is built",
+                why="; ".join(f"'{name}' waits for '{', '.join(sorted(ids))}'" for name, ids in before.items()),
+                fix="`--stop-after build`, or take from wheels what is waited for: `--source LAYER=wheel`",
+            )
+        needed = {name: ids for name, ids in needed.items() if not before[name]}
+    kept = set().union(*needed.values())
     return tuple(step for step in steps if step.id in kept)
+
+
+def _with_needs(name: str, by_id: Mapping[str, Step]) -> set[str]:
+    """Return a step's id and those of all that it waits for."""
+    found, waiting = set[str](), [name]
+    while waiting:
+        if (name := waiting.pop()) not in found:
+            found.add(name)
+            waiting += by_id[name].needs
+    return found

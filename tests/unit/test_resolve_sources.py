@@ -11,7 +11,7 @@ import pytest
 from mmstack.engine import _until
 from mmstack.errors import CatalogError, ConstraintError, UsageError
 from mmstack.graph import has_project
-from mmstack.model import BUILT, DistroPackage, Request
+from mmstack.model import BUILT, DistroPackage, Request, Step, StepKind
 from mmstack.resolve import select
 from tests.miniature import INTERPRETER, PINS, Miniature
 
@@ -375,6 +375,21 @@ def test_a_stop_after_a_kind_of_step_takes_all_that_it_waits_for(mini: Miniature
     kept = {step.id for step in _until(mini.plan().steps, "configure")}
     assert {"fetch ext", "source ext", "env ext", "gate base", "configure ext"} <= kept
     assert not {"build ext", "source top", "install"} & kept
+
+
+def test_a_stop_after_configure_waits_for_no_build(mini: Miniature) -> None:
+    """What is configured against a layer that is built here is left out; where that is all there is, it is refused."""
+    mini.edit(EXT, 'requires = ["backend"]\n', PROJECT)
+    steps = mini.plan().steps
+    built = Step(kind=StepKind.BUILD, layer="base", needs=(), key="k", title="build base")
+    onto = [replace(step, needs=(built.id,)) if step.id == "gate base" else step for step in steps]
+    with pytest.raises(UsageError, match="nothing of this plan is configured before something is built") as caught:
+        _until([*onto, built], "configure")
+    assert caught.value.why == "'configure ext' waits for 'build base'"
+    first = Step(kind=StepKind.CONFIGURE, layer="base", needs=(), key="k", title="configure base")
+    built = replace(built, needs=(first.id,))
+    assert [step.id for step in _until([*onto, first, built], "configure")] == ["configure base"]
+    assert {"build base", "gate ext"} <= {step.id for step in _until([*onto, first, built], "gate")}
 
 
 @pytest.mark.parametrize("kind", ["git", "archive", "distro"])
