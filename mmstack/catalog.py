@@ -39,7 +39,7 @@ from mmstack.model import (
     Stack,
     WheelKind,
 )
-from mmstack.sources.web import redact
+from mmstack.sources.places import redact
 from mmstack.toolchains.architectures import parse_architecture
 
 if TYPE_CHECKING:
@@ -139,9 +139,16 @@ class Catalog:
             )
         return self.recipes[name]
 
+    @cached_property
+    def _locks(self) -> dict[Path, Lock]:
+        return {}
+
     def lock(self, stack: Stack) -> Lock:
         """Return the lock that stands beside a stack's file."""
-        return read_lock(lock_file(stack))
+        file = lock_file(stack)
+        if file not in self._locks:
+            self._locks[file] = read_lock(file)
+        return self._locks[file]
 
 
 def lock_file(stack: Stack) -> Path:

@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from packaging.markers import default_environment
 from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.version import Version
@@ -65,6 +64,7 @@ def look(
     cache: Path,
     minors: Sequence[str] = (),
     wanted: Sequence[str] = (),
+    one_python: bool = False,
     all_compilers: bool = False,
 ) -> Host:
     """Return the facts about this machine.
@@ -75,8 +75,9 @@ def look(
         uv: the uv program.
         state: the state folder, whose disk counts.
         cache: a JSON file that remembers what each Python said of itself.
-        minors: the versions of Python to look for, `X.Y`.
+        minors: the versions of Python to look for, `X.Y`, best first.
         wanted: Pythons that must be there, as `find_python` takes them.
+        one_python: whether the first of these versions that is here is enough.
         all_compilers: whether to look for more compilers than the one that CC, CXX and PATH name.
 
     Raises:
@@ -87,7 +88,7 @@ def look(
     with ThreadPoolExecutor(max_workers=3) as pool:
         gpus, compiler, version = pool.submit(find_gpus), pool.submit(find_compiler), pool.submit(_uv_version, uv)
         pythons = [find_python(request, uv=uv, cache=cache) for request in wanted]
-        found, missing = _search(minors, uv=uv, cache=cache)
+        found, missing = _search(minors, uv=uv, cache=cache, one=one_python)
     notes = {"gpu": gpus.result()[1], "compiler": compiler.result()[1], "uv": version.result()[1], **missing}
     return Host(
         system=platform.system(),
@@ -105,9 +106,12 @@ def look(
     )
 
 
-def _search(minors: Sequence[str], *, uv: Path, cache: Path) -> tuple[list[Interpreter], dict[str, str]]:
-    found, missing = [], {}
+def _search(minors: Sequence[str], *, uv: Path, cache: Path, one: bool) -> tuple[list[Interpreter], dict[str, str]]:
+    found: list[Interpreter] = []
+    missing = {}
     for minor in minors:
+        if found and one:
+            break
         try:
             found.append(find_python(minor, uv=uv, cache=cache))
         except DiskError:  # noqa: PERF203 - one missing Python does not hide the others
@@ -139,7 +143,7 @@ def cores(process: Path = GROUPS_OF_THIS_PROCESS, groups: Path = GROUPS) -> int:
 
 def memory(process: Path = GROUPS_OF_THIS_PROCESS, groups: Path = GROUPS) -> int:
     """Return the bytes of memory that we may use: the machine's, or less by a limit of control groups."""
-    limits = [psutil.virtual_memory().total]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for folder in _group_folders(process, groups):
         limit = _text(folder / "memory.max") or _text(folder / "memory.limit_in_bytes")
         if limit.isdecimal():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmstack.errors import UsageError
 from mmstack.model import Request
-from mmstack.sources.web import redact
+from mmstack.sources.places import redact
 from mmstack.toolchains.choice import shown
 
 if TYPE_CHECKING:

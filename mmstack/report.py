@@ -11,9 +11,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from markupsafe import Markup
-
 from mmstack import __version__
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
@@ -22,6 +19,8 @@ from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import jinja2
 
     from mmstack.events import Event
     from mmstack.model import Artifact, LayerPlan, LockedRequirement, Plan, Step, Verification
@@ -324,6 +323,8 @@ def render(manifest: Manifest) -> str:
     Raises:
         CatalogError: the manifest lacks what the page shows.
     """
+    import jinja2  # noqa: PLC0415 - a run that does nothing writes no page, and starts sooner without
+
     try:
         return _environment().get_template("report.html.jinja").render(manifest, chart=chart(manifest["steps"]))
     except (jinja2.UndefinedError, KeyError, TypeError, ValueError) as error:
@@ -333,6 +334,8 @@ def render(manifest: Manifest) -> str:
 
 
 def _environment() -> jinja2.Environment:
+    import jinja2  # noqa: PLC0415 - see render
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -346,6 +349,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _inert(value: object) -> object:
+    from markupsafe import Markup  # noqa: PLC0415 - see render
+
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -10,8 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mmstack import doctor, doctor_cuda, host, locking, patchwork
-from mmstack.bundle import Bundler
+from mmstack import doctor, doctor_cuda, host, locking
 from mmstack.catalog import lock_file
 from mmstack.dist import Dist
 from mmstack.doctor import Needs
@@ -23,7 +22,6 @@ from mmstack.report import Report, read_manifest, write
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, memory_per_job, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
-from mmstack.sources.settings import load_settings
 from mmstack.toolchains.system import every
 from mmstack.verify import toolkit_facts
 from mmstack.workshop import Workshop
@@ -135,6 +133,8 @@ class Session:
         if suite_options:
             named = ", ".join(f"--{option}" for option in suite_options)
             raise UsageError(f"{named}: no suite runs here", fix="give it to `verify.py` on the other machine")
+        from mmstack.bundle import Bundler  # noqa: PLC0415 - what few tasks need would make all others start later
+
         dist = Dist(self.paths.dist / self._built(name))
         manifest = read_manifest(dist.root)
         bundler = Bundler(workshop=self.engine.workshop, dist=dist, manifest=manifest, without=without)
@@ -192,6 +192,9 @@ class Session:
             self.console.text(f"{lock_file(stack).name} fits")
 
     def _new_lock(self, stack: Stack, *, with_trees: bool) -> Lock:
+        from mmstack import patchwork  # noqa: PLC0415 - see bundle
+        from mmstack.sources.settings import load_settings  # noqa: PLC0415 - the same
+
         catalog, sources = self.engine.catalog, self.engine.workshop.sources
         resolver = locking.Resolver(
             settings=load_settings(os.environ, self.paths.root),
@@ -217,6 +220,8 @@ class Session:
 
     def compare_sources(self, layer: str, kinds: tuple[str, str], version: str, mirror: str) -> None:
         """Show file by file how two ways to the same release of a layer differ."""
+        from mmstack import patchwork  # noqa: PLC0415 - see bundle
+
         workshop, recipe = self.engine.workshop, self.engine.catalog.recipe(layer)
         self._take_mirror(mirror)
         version = version or next(iter(recipe.releases), "")
@@ -236,6 +241,8 @@ class Session:
 
     def check_patches(self) -> None:
         """Prove every series against the pinned sources."""
+        from mmstack import patchwork  # noqa: PLC0415 - see bundle
+
         for proof in patchwork.prove_all(self.engine.workshop, self.engine.catalog):
             what = f"{proof.release.name} {proof.release.version} ({proof.release.source.kind})"
             said = f"not proved: {proof.trouble}" if proof.trouble else f"{len(proof.patches)} patches apply"
@@ -243,6 +250,8 @@ class Session:
 
     def edit_patches(self, layer: str, version: str, kind: str) -> None:
         """Lay out a layer's patched tree for editing."""
+        from mmstack import patchwork  # noqa: PLC0415 - see bundle
+
         recipe = self.engine.catalog.recipe(layer)
         version = version or next(iter(recipe.releases), "")
         tree = patchwork.edit(self.engine.workshop, self.engine.catalog, recipe, version, kind)
@@ -250,6 +259,8 @@ class Session:
 
     def save_patch(self, layer: str, name: str, reason: str) -> None:
         """Make a patch of what was edited."""
+        from mmstack import patchwork  # noqa: PLC0415 - see bundle
+
         recipe = self.engine.catalog.recipe(layer)
         file = patchwork.save(self.engine.workshop, self.engine.catalog, recipe, name, reason)
         self.console.text(f"wrote {file}; complete its entry in {file.with_name('series.toml')}")
@@ -270,20 +281,21 @@ class Session:
         request = options.request()
         self._take_mirror(options.mirror)
         stack = select(request, self.engine.catalog).stack
-        facts = self._look(stack, request)
+        facts = self._look(stack, request, one_python=True)
         return self.engine.plan(request, facts, choose_python(stack, facts.pythons))
 
     def _take_mirror(self, text: str) -> None:
         if text:
             self.engine.workshop.mirror = read_mirror(text)
 
-    def _look(self, stack: Stack, request: Request) -> Host:
+    def _look(self, stack: Stack, request: Request, *, one_python: bool = False) -> Host:
         return host.look(
             uv_path(),
             state=self.paths.state,
             cache=self.paths.state / "pythons.json",
             minors=() if request.python else stack.python,
             wanted=(request.python,) if request.python else (),
+            one_python=one_python,
             all_compilers=stack.cuda != "cpu",
         )
 

@@ -9,8 +9,6 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from mmstack.errors import DiskError
 from mmstack.events import Waiting
 from mmstack.keys import file_digest
@@ -72,6 +70,8 @@ class Store:
         Raises:
             InterruptedRunError: we are stopping.
         """
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - a run that does nothing starts sooner without
+
         folder = self.root / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{name}.lock")

@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmstack import gates, patches
 from mmstack.builders.build import Build, Workplace, newest_time
 from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.builders.repair import repair
@@ -61,7 +60,8 @@ if TYPE_CHECKING:
         Toolkit,
         Verification,
     )
-    from mmstack.sources.index import Index, Offer
+    from mmstack.sources.index import Index
+    from mmstack.sources.places import Offer
 
 LOOKUPS = 8
 
@@ -351,6 +351,8 @@ class Workshop:
 
     def build(self, plan: Plan, step: Step) -> str:
         """Build a layer's wheel."""
+        from mmstack import gates  # noqa: PLC0415 - a run that builds nothing starts sooner without
+
         layer = plan.layer(step.layer)
         place = self.place(layer)
         outside = (site_packages(place.env, plan.interpreter), place.home)
@@ -369,6 +371,8 @@ class Workshop:
 
     def gate(self, plan: Plan, step: Step) -> str:
         """Check a layer's wheel and take it into the store."""
+        from mmstack import gates  # noqa: PLC0415 - see build
+
         layer = plan.layer(step.layer)
         place = self.place(layer)
         prebuilt = layer.chosen if layer.source.kind == "wheel" else None
@@ -520,6 +524,8 @@ class Workshop:
 
     def _applied(self, patch: Patch, tree: Path, layer: LayerPlan) -> bool:
         """Apply a patch; a folder of the user's own may hold it already."""
+        from mmstack import patches  # noqa: PLC0415 - see build
+
         try:
             patches.apply(patch, tree)
         except PatchError:

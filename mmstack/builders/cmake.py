@@ -8,8 +8,6 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from mmstack.builders.progress import estimate, remember
 from mmstack.envs import python_of
 from mmstack.errors import BuildError
@@ -169,6 +167,8 @@ def _fewer(build: Build, jobs: int, killed: Sequence[str], error: BuildError) ->
     """
     names = ", ".join(killed[:SHOWN]) + (f" and {len(killed) - SHOWN} more" if len(killed) > SHOWN else "")
     if jobs == 1:
+        import psutil  # noqa: PLC0415 - for this alone, and all that plans imports this module
+
         free = psutil.virtual_memory().available
         raise BuildError(
             f"{build.title} did not build: out of memory",

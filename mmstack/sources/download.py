@@ -10,13 +10,10 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from mmstack.errors import InterruptedRunError, NetworkError, PinError
 from mmstack.events import DownloadProgress, Notice, Waiting
 from mmstack.model import FilePin
-from mmstack.sources.index import wheel_rank
-from mmstack.sources.web import CHUNK, RETRY_PAUSES, PlaceError, redact
+from mmstack.sources.places import CHUNK, RETRY_PAUSES, PlaceError, redact, wheel_rank
 from mmstack.store import disk_errors
 
 if TYPE_CHECKING:
@@ -25,7 +22,8 @@ if TYPE_CHECKING:
 
     from mmstack.events import Event, Listener
     from mmstack.model import LockedRequirement
-    from mmstack.sources.index import Index, Offer
+    from mmstack.sources.index import Index
+    from mmstack.sources.places import Offer
 
 LEAP = 1 << 20
 PROGRESS_SECONDS = 0.1
@@ -176,6 +174,8 @@ class _Crew:
     @contextmanager
     def locked(self, pin: FilePin) -> Iterator[None]:
         """Hold a digest against other runs; a dead run's lock is free."""
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - see Store.lock
+
         folder = self.downloads.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / pin.sha256)

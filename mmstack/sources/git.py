@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from mmstack.errors import CommandError, NetworkError, PinError
 from mmstack.events import DownloadProgress, Notice, Waiting
 from mmstack.run import interrupted, is_stopping
 from mmstack.sources.archive import settle, unpack
 from mmstack.sources.gitcommand import REMOTE, Git, RemoteError, said
 from mmstack.sources.mirrors import ADDRESS, fault, stem
-from mmstack.sources.web import redact
+from mmstack.sources.places import redact
 from mmstack.store import disk_errors
 
 if TYPE_CHECKING:
@@ -283,6 +281,8 @@ class _Shelf:
     @contextmanager
     def locked(self, item: Submodule, halted: Callable[[], bool]) -> Iterator[Path]:
         """Hold a repository against other runs; a dead run's lock is free."""
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - see Store.lock
+
         repository, folder = self.path(item), self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / repository.name)

@@ -18,7 +18,8 @@ from unearth.collector import collect_links_from_location
 
 from mmstack.errors import HostError, MmstackError, NetworkError, PinError
 from mmstack.model import FilePin
-from mmstack.sources.web import PlaceError, Web, redact
+from mmstack.sources.places import Offer, PlaceError, redact, wheel_rank
+from mmstack.sources.web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,23 +33,6 @@ SHOWN_FILES = 8
 
 # What unearth has to say reaches the user as our errors; it must not print besides.
 logging.getLogger("unearth").addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """A pinned file and every place that offers it, in the order in which to try them.
-
-    The addresses may carry credentials: only `redacted` is fit to be shown.
-    """
-
-    pin: FilePin
-    urls: tuple[str, ...] = field(repr=False)
-    size: int | None = None
-
-    @property
-    def redacted(self) -> tuple[str, ...]:
-        """Return the addresses without credentials."""
-        return tuple(redact(url) for url in self.urls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,18 +205,6 @@ class Index:
             why=f"offered: {', '.join(offered[:SHOWN_FILES])}{more}",
             fix="choose another Python with --python",
         )
-
-
-def wheel_rank(filename: str, requirement: LockedRequirement, ranks: Mapping[str, int]) -> tuple[int, int] | None:
-    """Return how well a wheel of that name serves, lowest best; None if it does not at all."""
-    try:
-        name, version, build, tags = parse_wheel_filename(filename)
-    except (InvalidWheelFilename, InvalidVersion):
-        return None
-    if name != canonicalize_name(requirement.name) or version != Version(requirement.version):
-        return None
-    fitting = [ranks[str(tag)] for tag in tags if str(tag) in ranks]
-    return (min(fitting), -build[0] if build else 0) if fitting else None
 
 
 def _is_release(filename: str, requirement: LockedRequirement) -> bool:

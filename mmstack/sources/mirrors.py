@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from mmstack.errors import UsageError
-from mmstack.sources.web import redact
+from mmstack.sources.places import redact
 
 # Only what starts with a letter or a digit may follow where a program could take a dash for an option, and only
 # these transports: git runs a program of any name for `name::address`.

@@ -10,8 +10,7 @@ from mmstack.errors import NetworkError, PinError, UsageError
 from mmstack.lock import tree_name
 from mmstack.sources import trees
 from mmstack.sources.archive import tree_digest, unpack
-from mmstack.sources.index import Offer
-from mmstack.sources.web import redact
+from mmstack.sources.places import Offer, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,7 +8,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import httpx2
 from unearth import Link
@@ -17,36 +16,17 @@ from unearth.collector import SUPPORTED_CONTENT_TYPES
 from unearth.fetchers import PyPIClient
 
 from mmstack.errors import CatalogError
+from mmstack.sources.places import CHUNK, RETRY_PAUSES, PlaceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from mmstack.sources.settings import IndexSettings
 
-RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)
 MAX_REDIRECTS = 10
-CHUNK = 1 << 18
 PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 MISSING_STATUS = frozenset({404, 410})
 PASSING_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
-
-
-class PlaceError(Exception):
-    """A place did not answer as it should; never leaves the sources.
-
-    Attributes:
-        reason: why, without credentials.
-        passing: whether it may help to try again.
-        missing: whether the place says that it has no such thing.
-        stale: whether it refuses to continue where we stopped.
-    """
-
-    def __init__(self, reason: str, *, passing: bool = False, missing: bool = False, stale: bool = False) -> None:
-        self.reason = re.sub(r"//[^/\s]*@", "//***@", reason)
-        super().__init__(self.reason)
-        self.passing = passing
-        self.missing = missing
-        self.stale = stale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +37,6 @@ class Body:
     total: int
     etag: str
     chunks: Iterator[bytes] = field(repr=False)
-
-
-def redact(url: str) -> str:
-    """Return an address fit to be shown: no user, no password, no query."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return "a malformed address"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 class Web:

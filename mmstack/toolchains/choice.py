@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mmstack.errors import ConstraintError, HostError, UsageError, did_you_mean
 from mmstack.keys import key
 from mmstack.model import Toolkit
-from mmstack.sources.web import redact
+from mmstack.sources.places import redact
 from mmstack.toolchains import redist, system
 
 if TYPE_CHECKING:

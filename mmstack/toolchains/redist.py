@@ -21,8 +21,7 @@ from mmstack.errors import ArchiveError, CatalogError, HostError, PinError, Usag
 from mmstack.model import FilePin
 from mmstack.run import interrupted, is_stopping
 from mmstack.sources.archive import settle, unpack
-from mmstack.sources.index import Offer
-from mmstack.sources.web import redact
+from mmstack.sources.places import Offer, redact
 from mmstack.store import disk_errors
 
 if TYPE_CHECKING:

@@ -57,6 +57,29 @@ def test_the_second_run_does_nothing(built: Checkout) -> None:
     assert times(built.dist, built.state / "artifacts", built.state / "verified", built.state / "downloads") == before
 
 
+SPY = """
+import sys
+sys.addaudithook(lambda event, words: event == "subprocess.Popen" and print("started", words[1], file=sys.stderr))
+"""
+HEAVY = ("httpx2", "unearth", "jinja2", "filelock", "psutil", "unidiff", "elftools", "mmstack.gates", "mmstack.bundle")
+ASKED = ("--version", "--version", "-dumpmachine", "--version", "python list")  # cc, c++ twice, uv twice
+
+
+def test_the_second_run_starts_little(built: Checkout, tmp_path: Path) -> None:
+    """What makes a start slow is not loaded, and few programs are asked for what may have changed."""
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy" / "sitecustomize.py").write_text(SPY, encoding="utf-8")
+    done = built.build(PYTHONPROFILEIMPORTTIME="1", PYTHONPATH=str(tmp_path / "spy"))
+    assert "nothing to do" in done.out
+    lines = done.err.splitlines()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert "mmstack.workshop" in loaded
+    assert not loaded & set(HEAVY)
+    # and one that ends these when we are killed
+    programs = [line for line in lines if line.startswith("started") and "os.getsid" not in line and "smi" not in line]
+    assert len(programs) <= len(ASKED), programs
+
+
 def test_plan_says_what_is_there(fresh: Checkout) -> None:
     """Before: nothing. After the lowest layer: its steps. After all: every step."""
     assert not any(fresh.plan().values())

@@ -20,8 +20,9 @@ from mmstack.errors import DiskError, InterruptedRunError, MmstackError, Network
 from mmstack.events import DownloadProgress, Event, Notice, Waiting
 from mmstack.model import FilePin, LockedRequirement
 from mmstack.sources.download import Downloads
-from mmstack.sources.index import Index, Offer
-from mmstack.sources.web import MAX_REDIRECTS, RETRY_PAUSES
+from mmstack.sources.index import Index
+from mmstack.sources.places import RETRY_PAUSES, Offer
+from mmstack.sources.web import MAX_REDIRECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -388,7 +389,8 @@ from pathlib import Path
 from mmstack.events import ignore
 from mmstack.model import FilePin
 from mmstack.sources.download import Downloads
-from mmstack.sources.index import Index, Offer
+from mmstack.sources.index import Index
+from mmstack.sources.places import Offer
 from mmstack.sources.settings import IndexSettings
 root, url, name, sha = sys.argv[1:]
 index = Index(IndexSettings(

@@ -108,6 +108,17 @@ def test_look_gathers_all_facts(machine: Machine) -> None:
     assert set(host.notes) == {"python 3.12", "gpu"}
 
 
+def test_one_python_is_enough_where_that_was_asked(machine: Machine) -> None:
+    """The first of the versions that is here ends the search."""
+    machine.install(("3.12.1", machine.python("newer", version="3.12.1")), ("3.11.7", machine.python()))
+    for one, versions in ((True, ["3.12.1"]), (False, ["3.12.1", "3.11.7"])):
+        host = look(
+            machine.uv, state=machine.root, cache=machine.cache, minors=("3.13", "3.12", "3.11"), one_python=one
+        )
+        assert [python.version for python in host.pythons] == versions
+        assert "python 3.13" in host.notes
+
+
 def test_a_bare_machine_is_described_without_an_error(machine: Machine) -> None:
     """Nothing there is a fact like others."""
     machine.uv.unlink()

@@ -10,9 +10,9 @@ import pytest
 
 from mmstack.errors import CatalogError, HostError, MmstackError, NetworkError, PinError
 from mmstack.model import FilePin, LockedRequirement
-from mmstack.sources.index import Index, Offer
+from mmstack.sources.index import Index
+from mmstack.sources.places import RETRY_PAUSES, Offer, redact
 from mmstack.sources.settings import IndexSettings
-from mmstack.sources.web import RETRY_PAUSES, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmstack.patchwork import Release
-    from mmstack.sources.index import Offer
+    from mmstack.sources.places import Offer
 
 EXT = "pipelines/ext/recipe.toml"
 LIBRARY = DistroPackage(name="libdemo-dev", version="1.0-1", architecture="all", sha256="d" * 64)

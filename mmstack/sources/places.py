@@ -1,0 +1,76 @@
+"""What is known of the places that offer files without asking any: no HTTP client is loaded for it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmstack.model import FilePin, LockedRequirement
+
+RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)
+CHUNK = 1 << 18
+
+
+class PlaceError(Exception):
+    """A place did not answer as it should; never leaves the sources.
+
+    Attributes:
+        reason: why, without credentials.
+        passing: whether it may help to try again.
+        missing: whether the place says that it has no such thing.
+        stale: whether it refuses to continue where we stopped.
+    """
+
+    def __init__(self, reason: str, *, passing: bool = False, missing: bool = False, stale: bool = False) -> None:
+        self.reason = re.sub(r"//[^/\s]*@", "//***@", reason)
+        super().__init__(self.reason)
+        self.passing = passing
+        self.missing = missing
+        self.stale = stale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A pinned file and every place that offers it, in the order in which to try them.
+
+    The addresses may carry credentials: only `redacted` is fit to be shown.
+    """
+
+    pin: FilePin
+    urls: tuple[str, ...] = field(repr=False)
+    size: int | None = None
+
+    @property
+    def redacted(self) -> tuple[str, ...]:
+        """Return the addresses without credentials."""
+        return tuple(redact(url) for url in self.urls)
+
+
+def redact(url: str) -> str:
+    """Return an address fit to be shown: no user, no password, no query."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "a malformed address"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def wheel_rank(filename: str, requirement: LockedRequirement, ranks: Mapping[str, int]) -> tuple[int, int] | None:
+    """Return how well a wheel of that name serves, lowest best; None if it does not at all."""
+    try:
+        name, version, build, tags = parse_wheel_filename(filename)
+    except (InvalidWheelFilename, InvalidVersion):
+        return None
+    if name != canonicalize_name(requirement.name) or version != Version(requirement.version):
+        return None
+    fitting = [ranks[str(tag)] for tag in tags if str(tag) in ranks]
+    return (min(fitting), -build[0] if build else 0) if fitting else None
