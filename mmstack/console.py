@@ -545,7 +545,7 @@ def _source_facts(plan: Plan) -> Iterator[tuple[str, str]]:
         if layer.source.kind in BUILT_KINDS and layer.flags:
             yield f"{layer.name} flags", " ".join(f"{name}={value}" for name, value in layer.flags.items())
         if layer.seconds:
-            here = f"{duration(layer.seconds / plan.jobs)} here with {plan.jobs} jobs"
+            here = f"{duration(layer.seconds / layer.jobs)} here with {layer.jobs} jobs"
             memory = f"{memory_per_job(layer) / (1 << 30):.1f} GiB of memory a job"
             yield f"{layer.name} takes", f"about {duration(layer.seconds)} of one core, {here}: an estimate; {memory}"
 

@@ -138,7 +138,7 @@ class Engine:
         done = set()
         for step in plan.steps:
             if step.kind is StepKind.VERIFY:
-                found = installed and store.find_verification(step.key) is not None
+                found = store.find_verification(step.key) is not None
             elif step.kind is StepKind.INSTALL:
                 found = installed
             else:
@@ -169,6 +169,7 @@ class Engine:
                     cached,
                     lambda step: self.workshop.execute(plan, step),
                     self.workshop.listener,
+                    roomy=plan.roomy,
                     stop=self.workshop.stop,
                 )
         except MmstackError as problem:

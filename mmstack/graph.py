@@ -17,7 +17,11 @@ RARE = frozenset({"git", "archive", "distro"})
 
 
 def steps(stack: Stack, layers: Sequence[LayerPlan], install_key: str) -> tuple[Step, ...]:
-    """Return the graph: each layer's chain on those of the layers it needs, then install, then verify upwards."""
+    """Return the graph: each layer's chain on those of the layers it needs; on all, install; verify upwards.
+
+    A suite waits for its layer's gate and for the suites below, and not for what is above. The last one waits for the
+    installation too: a stack that does not even import is told as that.
+    """
     # the rest is gigabytes, and of no use without what no package index has
     first = tuple(f"{StepKind.FETCH} {layer.name}" for layer in layers if layer.source.kind in RARE)
     graph = [Step(kind=StepKind.FETCH, layer="", needs=first, key=install_key, title="fetch requirements")]
@@ -34,10 +38,17 @@ def steps(stack: Stack, layers: Sequence[LayerPlan], install_key: str) -> tuple[
             title=f"install dist/{stack.name}/env",
         )
     )
-    below = str(StepKind.INSTALL)
+    below = str(StepKind.FETCH)
     for layer in layers:
+        gate = (f"{StepKind.GATE} {layer.name}",) if layer.name in made else ()
+        last = (str(StepKind.INSTALL),) if layer is layers[-1] else ()
         step = Step(
-            kind=StepKind.VERIFY, layer=layer.name, needs=(below,), key=layer.verify_key, title=f"verify {layer.name}"
+            kind=StepKind.VERIFY,
+            layer=layer.name,
+            needs=(below, *gate, *last),
+            key=layer.verify_key,
+            title=f"verify {layer.name}",
+            heavy=True,
         )
         graph.append(step)
         below = step.id
@@ -67,7 +78,14 @@ def _chain(layer: LayerPlan, made: Collection[str], first: tuple[str, ...]) -> l
     for kind in kinds:
         if kind is StepKind.ENV and layer.source.kind != "wheel":
             needs = (*needs, *(f"{StepKind.GATE} {name}" for name in layer.recipe.against if name in made))
-        step = Step(kind=kind, layer=layer.name, needs=needs, key=layer.key, title=f"{kind} {layer.name}")
+        step = Step(
+            kind=kind,
+            layer=layer.name,
+            needs=needs,
+            key=layer.key,
+            title=f"{kind} {layer.name}",
+            heavy=kind is StepKind.BUILD and layer.recipe.compiles,
+        )
         chain.append(step)
         needs = (step.id,)
     return chain

@@ -114,7 +114,7 @@ def _search(minors: Sequence[str], *, uv: Path, cache: Path, one: bool) -> tuple
             break
         try:
             found.append(find_python(minor, uv=uv, cache=cache))
-        except DiskError:  # noqa: PERF203 - one missing Python does not hide the others
+        except DiskError:
             raise
         except HostError as error:
             missing[f"python {minor}"] = error.why or error.what

@@ -602,6 +602,7 @@ class LayerPlan:
     packages: tuple[DistroPackage, ...] = ()
     tree: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     seconds: int = 0
+    jobs: int = 1
     warnings: tuple[str, ...] = ()
 
     @property
@@ -617,13 +618,17 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One node of a plan's graph. `id` is `build mmx`; `needs` are the ids it waits for."""
+    """One node of a plan's graph. `id` is `build mmx`; `needs` are the ids it waits for.
+
+    `heavy` are those that can keep all cores busy: compiling and verifying.
+    """
 
     kind: StepKind
     layer: str
     needs: tuple[str, ...]
     key: str
     title: str
+    heavy: bool = False
 
     @property
     def id(self) -> str:
@@ -633,7 +638,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be done, decided before anything is: layers bottom-up and the graph of steps."""
+    """What will be done, decided before anything is: layers bottom-up and the graph of steps.
+
+    `roomy` is whether a suite may run beside a compilation: where memory is enough for both.
+    """
 
     stack: Stack
     interpreter: Interpreter
@@ -648,6 +656,7 @@ class Plan:
     toolkit: Toolkit | None = None
     architectures: tuple[Architecture, ...] = ()
     cubins: tuple[LockedRequirement, ...] = ()
+    roomy: bool = False
 
     @property
     def made(self) -> tuple[LayerPlan, ...]:

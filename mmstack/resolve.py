@@ -51,6 +51,7 @@ INDEX_KINDS = ("wheel", "sdist")
 SOURCES: tuple[SourceKind, ...] = ("git", "archive", "sdist", "distro")  # what `source` means, best first
 BUILT_KINDS = frozenset({*SOURCES, "path"})
 MEMORY_KEPT_FREE = 1 << 30
+MEMORY_OF_A_SUITE = 2 << 30
 CUDA_VERSION = re.compile(r"\d+\.\d+")
 
 
@@ -172,12 +173,13 @@ def resolve(
     variants = [plan.variant for plan in layers.values() if plan.variant]
     run = _merge(locked, ["run", *(f"run-{variant}" for variant in variants if f"run-{variant}" in locked)])
     verify = _merge(locked, ["verify"], without=run)
-    ordered = tuple(layers.values())
+    ordered = tuple(replace(layer, jobs=request.jobs or _jobs(host, layer)) for layer in layers.values())
+    compiled = [layer for layer in ordered if layer.recipe.compiles and layer.source.kind in BUILT_KINDS]
     return Plan(
         stack=stack,
         interpreter=interpreter,
         compiler=tools.compiler,
-        jobs=request.jobs or _jobs(host, ordered),
+        jobs=max((layer.jobs for layer in compiled), default=request.jobs or host.cores),
         layers=ordered,
         run_requires=run,
         verify_requires=verify,
@@ -187,6 +189,7 @@ def resolve(
         toolkit=tools.toolkit,
         architectures=tools.architectures,
         cubins=_merge(locked, ["cubins"]) if tools.toolkit else (),
+        roomy=all(_room_beside(host, layer) >= MEMORY_OF_A_SUITE for layer in compiled),
     )
 
 
@@ -699,10 +702,14 @@ def _plan_key(stack: Stack, layers: Sequence[LayerPlan], run: Sequence[LockedReq
     )
 
 
-def _jobs(host: Host, layers: Sequence[LayerPlan]) -> int:
-    compiled = [layer for layer in layers if layer.recipe.compiles and layer.source.kind in BUILT_KINDS]
-    heaviest = max((memory_per_job(layer) for layer in compiled), default=1)
-    return max(1, min(host.cores, (host.memory - MEMORY_KEPT_FREE) // heaviest))
+def _jobs(host: Host, layer: LayerPlan) -> int:
+    """Return how many compilers of a layer run at once: what cores and memory allow."""
+    return max(1, min(host.cores, (host.memory - MEMORY_KEPT_FREE) // memory_per_job(layer)))
+
+
+def _room_beside(host: Host, layer: LayerPlan) -> int:
+    """Return the memory that is left while a layer is compiled."""
+    return host.memory - MEMORY_KEPT_FREE - layer.jobs * memory_per_job(layer)
 
 
 def memory_per_job(layer: LayerPlan) -> int:

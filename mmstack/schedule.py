@@ -16,13 +16,12 @@ from mmstack.model import StepKind
 from mmstack.run import stop_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from mmstack.events import Listener, Outcome
     from mmstack.model import Step
 
 WORKERS = 8
-HEAVY = {StepKind.BUILD, StepKind.VERIFY}
 
 
 def run_steps(
@@ -31,17 +30,21 @@ def run_steps(
     execute: Callable[[Step], str],
     listener: Listener,
     *,
+    roomy: bool = False,
     stop: Callable[[], None] = stop_all,
 ) -> None:
     """Execute every step that is not cached, each after what it needs.
 
-    Steps that use all cores (building, verifying) never run beside each other; the rest
-    runs in parallel. The first failure stops what runs, by `stop`, and is raised.
+    Heavy steps run one at a time; where it is roomy, one of each kind: a suite, which rarely keeps
+    all cores busy, beside a compilation. The rest runs in parallel. The first failure stops what
+    runs, by `stop`, and is raised.
     """
     graph = TopologicalSorter({step.id: step.needs for step in steps})
     graph.prepare()
     by_id = {step.id: step for step in steps}
-    worker = _Worker(execute=execute, listener=listener)
+    one = Lock()
+    turns = {kind: Lock() if roomy else one for kind in StepKind}
+    worker = _Worker(execute=execute, listener=listener, turns=turns)
     running: dict[Future[None], Step] = {}
     with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="step") as pool:
         try:
@@ -76,11 +79,11 @@ class _Worker:
 
     execute: Callable[[Step], str]
     listener: Listener
-    heavy: Lock = field(default_factory=Lock)
+    turns: Mapping[StepKind, Lock]
     stopped: Event = field(default_factory=Event)
 
     def run(self, step: Step) -> None:
-        with self.heavy if step.kind in HEAVY else nullcontext():
+        with self.turns[step.kind] if step.heavy else nullcontext():
             # what stopped us is on its way to the main thread, and no second failure shall overtake it
             if not self.stopped.is_set():
                 self._tell(step)

@@ -100,6 +100,7 @@ class Session:
                         "patches": [patch.id for patch in layer.patches],
                         "flags": dict(layer.flags),
                         "seconds": layer.seconds,
+                        "jobs": layer.jobs,
                         "memory_per_job": memory_per_job(layer),
                     }
                     for layer in plan.layers

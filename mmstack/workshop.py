@@ -324,7 +324,7 @@ class Workshop:
                 layer=layer,
                 place=place,
                 compiler=plan.compiler,
-                jobs=plan.jobs,
+                jobs=layer.jobs,
                 step=step,
                 listener=self.listener,
                 variables=variables | cached,

@@ -7,11 +7,11 @@ import logging
 import posixpath
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from unearth import Link
 from unearth.collector import collect_links_from_location
@@ -22,7 +22,7 @@ from mmstack.sources.places import Offer, PlaceError, redact, wheel_rank
 from mmstack.sources.web import Web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from unearth.fetchers import Fetcher
 

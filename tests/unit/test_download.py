@@ -20,13 +20,13 @@ from mmstack.errors import DiskError, InterruptedRunError, MmstackError, Network
 from mmstack.events import DownloadProgress, Event, Notice, Waiting
 from mmstack.model import FilePin, LockedRequirement
 from mmstack.sources.download import Downloads
-from mmstack.sources.index import Index
 from mmstack.sources.places import RETRY_PAUSES, Offer
 from mmstack.sources.web import MAX_REDIRECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mmstack.sources.index import Index
     from tests.unit.conftest import Server
 
     MakeIndex = Callable[..., Index]

@@ -313,7 +313,7 @@ def test_a_lock_without_a_set_is_told(mini: Miniature) -> None:
 
 
 def test_the_graph_goes_bottom_up(mini: Miniature) -> None:
-    """Each layer's chain, on the layers that it is built against; then install, then the suites one on the other."""
+    """Each layer's chain, on the layers that it is built against; install on all; suites upwards, the last one last."""
     steps = {step.id: step.needs for step in mini.plan().steps}
     assert steps == {
         "fetch": (),
@@ -331,10 +331,28 @@ def test_the_graph_goes_bottom_up(mini: Miniature) -> None:
         "build top": ("env top",),
         "gate top": ("build top",),
         "install": ("fetch", "gate base", "gate ext", "gate top"),
-        "verify base": ("install",),
-        "verify ext": ("verify base",),
-        "verify top": ("verify ext",),
+        "verify base": ("fetch", "gate base"),
+        "verify ext": ("verify base", "gate ext"),
+        "verify top": ("verify ext", "gate top", "install"),
     }
+
+
+def test_what_may_use_all_cores_is_marked(mini: Miniature) -> None:
+    """A compilation and the suites; a layer of pure Python is built beside them."""
+    heavy = {step.id for step in mini.plan().steps if step.heavy}
+    assert heavy == {"build ext", "verify base", "verify ext", "verify top"}
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "roomy"), [(64, True), (5, True), (4, False), (1, False)], ids=["ample", "just", "tight", "little"]
+)
+def test_a_suite_runs_beside_a_compilation_where_memory_is_enough(
+    mini: Miniature, gibibytes: int, *, roomy: bool
+) -> None:
+    """Four compilers of half a gibibyte, two for the suite, one kept free; where nothing is compiled, always."""
+    machine = replace(HOST, cores=4, memory=gibibytes << 30)
+    assert mini.plan(host=machine).roomy is roomy
+    assert mini.plan(Request(sources={"ext": "wheel"}), host=machine).roomy
 
 
 def test_steps_carry_the_keys_of_what_they_make(mini: Miniature) -> None:
@@ -356,7 +374,17 @@ def test_steps_carry_the_keys_of_what_they_make(mini: Miniature) -> None:
 def test_jobs_come_from_cores_and_memory(mini: Miniature, cores: int, gibibytes: int, jobs: int) -> None:
     """Half a gibibyte for each job of the heaviest layer, one kept free, at least one job."""
     assert mini.plan(host=replace(HOST, cores=cores, memory=gibibytes << 30)).jobs == jobs
-    assert mini.plan(Request(jobs=7), host=replace(HOST, cores=cores)).jobs == 7
+    plan = mini.plan(Request(jobs=7), host=replace(HOST, cores=cores))
+    assert (plan.jobs, plan.layer("ext").jobs) == (7, 7)
+
+
+def test_each_layer_has_jobs_of_its_own(mini: Miniature) -> None:
+    """One that needs much memory does not make another one wait."""
+    machine = replace(HOST, cores=16, memory=9 << 30)
+    mini.edit("pipelines/top/recipe.toml", "[build]\n", "[build]\ncompiles = true\nmemory_per_job_mib = 4096\n")
+    plan = mini.plan(host=machine)
+    assert {layer.name: layer.jobs for layer in plan.layers if layer.recipe.compiles} == {"ext": 16, "top": 2}
+    assert plan.jobs == 16
 
 
 def _patch(mini: Miniature) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,8 @@ LIGHT = [kind for kind in StepKind if kind not in {StepKind.BUILD, StepKind.VERI
 
 def step(kind: StepKind, layer: str, *needs: str) -> Step:
     """Return a step."""
-    return Step(kind=kind, layer=layer, needs=needs, key="k", title=f"{kind} {layer}")
+    heavy = kind in {StepKind.BUILD, StepKind.VERIFY}
+    return Step(kind=kind, layer=layer, needs=needs, key="k", title=f"{kind} {layer}", heavy=heavy)
 
 
 class Run:
@@ -35,9 +37,9 @@ class Run:
         self.stops = 0
         self._lock = threading.Lock()
 
-    def __call__(self, steps: Sequence[Step], cached: Collection[str] = ()) -> None:
+    def __call__(self, steps: Sequence[Step], cached: Collection[str] = (), *, roomy: bool = False) -> None:
         """Run them."""
-        run_steps(steps, cached, self.execute, self.listen, stop=self._stop)
+        run_steps(steps, cached, self.execute, self.listen, roomy=roomy, stop=self._stop)
 
     def execute(self, step: Step) -> str:
         """Do a step."""
@@ -123,6 +125,32 @@ def test_heavy_steps_never_run_beside_each_other() -> None:
     run = Run(work)
     run(steps)
     assert len(run.ended) == 6
+
+
+def test_where_it_is_roomy_a_suite_runs_beside_a_compilation() -> None:
+    """One of each kind, and no two of one kind."""
+    together = threading.Barrier(2, timeout=5)
+    busy = {StepKind.BUILD: threading.Lock(), StepKind.VERIFY: threading.Lock()}
+
+    def work(item: Step) -> None:
+        assert busy[item.kind].acquire(blocking=False), "another of its kind is running"
+        together.wait()
+        busy[item.kind].release()
+
+    run = Run(work)
+    run([step(kind, name) for kind in busy for name in "abc"], roomy=True)
+    assert len(run.ended) == 6
+
+
+def test_what_compiles_nothing_is_built_beside_what_does() -> None:
+    """A layer of pure Python does not wait for the cores."""
+    together = threading.Barrier(2, timeout=5)
+
+    def work(_item: Step) -> None:
+        together.wait()
+
+    Run(work)([step(StepKind.BUILD, "a"), replace(step(StepKind.BUILD, "b"), heavy=False)])
+    assert not together.broken
 
 
 def test_the_first_failure_ends_the_run() -> None:
