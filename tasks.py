@@ -39,6 +39,7 @@ CHOICE = {
     "source": "LAYER=git, archive, distro, sdist, wheel, source (whichever is built) or path:DIR; again for each layer",
     "flag": "LAYER.NAME=VALUE; again for each flag",
     "without": "leave a layer out; again for each",
+    "linker": "what links: default (the compiler's own), mold, lld, or auto: the first of these two that is here",
     "compiler-cache": "none, ccache, sccache, or auto: whichever is here (default: none)",
     "jobs": "compile this many files at once (default: from cores and memory)",
 }
@@ -113,6 +114,7 @@ def build_stack(
     source: Sequence[str] | None = None,
     flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
+    linker: str = "",
     compiler_cache: str = "none",
     jobs: str = "",
     stop_after: str = "",
@@ -136,6 +138,7 @@ def build_stack(
             source=source,
             flag=flag,
             without=without,
+            linker=linker,
             jobs=jobs,
         )
         session.engine.workshop.compiler_cache = compiler_cache
@@ -156,6 +159,7 @@ def plan(
     source: Sequence[str] | None = None,
     flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
+    linker: str = "",
     jobs: str = "",
     json: bool = False,
     verbose: bool = False,
@@ -175,6 +179,7 @@ def plan(
             source=source,
             flag=flag,
             without=without,
+            linker=linker,
             jobs=jobs,
         )
         session.plan(options)

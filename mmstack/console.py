@@ -220,6 +220,7 @@ class Console:
             ("steps", f"{len(plan.steps)}, {here} of them cached"),
             ("jobs", str(plan.jobs)),
             ("compiler", compiler),
+            *_linker_facts(plan),
             *_gpu_facts(plan),
             *_source_facts(plan),
             ("python", f"{plan.interpreter.version} ({plan.interpreter.path})"),
@@ -548,6 +549,11 @@ def _source_facts(plan: Plan) -> Iterator[tuple[str, str]]:
             here = f"{duration(layer.seconds / layer.jobs)} here with {layer.jobs} jobs"
             memory = f"{memory_per_job(layer) / (1 << 30):.1f} GiB of memory a job"
             yield f"{layer.name} takes", f"about {duration(layer.seconds)} of one core, {here}: an estimate; {memory}"
+
+
+def _linker_facts(plan: Plan) -> list[tuple[str, str]]:
+    linker = plan.compiler.linker if plan.compiler else None
+    return [("linker", linker.version or "the compiler's own, which does not say what it is")] if linker else []
 
 
 def _gpu_facts(plan: Plan) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from mmstack.resolve import (
     Findings,
     applicable_sets,
     candidates,
+    choose_compiler,
     compiled_for_gpus,
     resolve,
     select,
@@ -30,6 +31,7 @@ from mmstack.schedule import run_steps
 from mmstack.sources.provide import folder_digest
 from mmstack.standalone import suite_facts
 from mmstack.store import disk_errors
+from mmstack.toolchains import linkers
 from mmstack.toolchains.choice import choose
 from mmstack.verify import Suite
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         Installed,
         Interpreter,
         LayerPlan,
+        Linker,
         Plan,
         Request,
         Source,
@@ -73,6 +76,7 @@ class Engine:
         toolkit, notes = self.toolkit(request, selection, interpreter)
         for note in notes:
             self.workshop.listener(Notice(text=f"not taken: {note}"))
+        linker = self._linker(request, host, toolkit)
         findings = Findings(
             chosen={
                 name: self._choose(source, interpreter) for name, source in selection.sources.items() if source.files
@@ -80,12 +84,18 @@ class Engine:
             trees={name: folder_digest(name, source.path) for name, source in selection.sources.items() if source.path},
             toolkit=toolkit,
             installed=installed,
+            linker=linker,
         )
         plan = resolve(request, selection, host, interpreter, self.catalog, findings)
         for layer in plan.layers:
             if layer.source.kind == "wheel" and layer.chosen and layer.chosen.variant != layer.source.files[0].variant:
                 self._say_what_it_costs(plan, layer, layer.chosen)
         return plan
+
+    def _linker(self, request: Request, host: Host, toolkit: Toolkit | None) -> Linker | None:
+        """Return what the plan's compiler links with, where there is one."""
+        compiler = choose_compiler(host, self.catalog, toolkit)
+        return linkers.find(request.linker or linkers.OWN, compiler, self.workshop.environ) if compiler else None
 
     def _choose(self, source: Source, interpreter: Interpreter) -> FilePin:
         """Return the file that a layer is made of: of an index source, one that an index offers."""

@@ -506,12 +506,21 @@ class Interpreter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Linker:
+    """What a compiler links with: `default`, its own, or `mold` or `lld`, and what that says of itself."""
+
+    kind: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Compiler:
-    """The host compilers of a build: `version` is what the C++ compiler says of itself."""
+    """The host compilers of a build: `version` is what the C++ compiler says of itself, `linker` known once chosen."""
 
     cc: Path
     cxx: Path
     version: str
+    linker: Linker | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -559,6 +568,7 @@ class Request:
     arch: tuple[str, ...] = ()
     toolkit: str = ""
     index_only: bool = False
+    linker: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

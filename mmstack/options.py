@@ -29,6 +29,7 @@ class Options:
     source: Sequence[str] = ()
     flag: Sequence[str] = ()
     without: Sequence[str] = ()
+    linker: str = ""
     jobs: str = ""
 
     def request(self) -> Request:
@@ -50,11 +51,12 @@ class Options:
             flags=_pairs("--flag", self.flag),
             without=tuple(self.without),
             jobs=int(self.jobs or 0),
+            linker=self.linker,
         )
 
     def words(self) -> list[str]:
         """Return them as the user would type them again, but for passwords."""
-        names = ("stack", "cuda", "python", "arch", "toolkit", "mirror", "jobs")
+        names = ("stack", "cuda", "python", "arch", "toolkit", "mirror", "linker", "jobs")
         single = {name: getattr(self, name) for name in names}
         single |= {"toolkit": shown(self.toolkit), "mirror": redact(self.mirror)}
         words = [f"--{name} {shlex.quote(value)}" for name, value in single.items() if value]

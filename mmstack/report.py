@@ -149,6 +149,7 @@ def to_manifest(
             "cc": str(plan.compiler.cc),
             "cxx": str(plan.compiler.cxx),
             "version": plan.compiler.version,
+            "linker": plan.compiler.linker and vars(plan.compiler.linker),
         },
         "toolkit": toolkit_facts(plan),
         "layers": [_layer(layer) for layer in plan.layers],

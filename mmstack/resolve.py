@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Host,
         Installed,
         Interpreter,
+        Linker,
         Lock,
         LockedRequirement,
         Patch,
@@ -78,12 +79,13 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What had to be looked up: the file chosen for each layer, the digests of path sources, the CUDA toolkit."""
+    """What had to be looked up: each layer's file, the digests of path sources, the CUDA toolkit, the linker."""
 
     chosen: Mapping[str, FilePin] = field(default_factory=lambda: MappingProxyType({}))
     trees: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     toolkit: Toolkit | None = None
     installed: Mapping[str, Installed] = field(default_factory=lambda: MappingProxyType({}))
+    linker: Linker | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +196,11 @@ def resolve(
 
 
 def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog, findings: Findings) -> Tools:
-    """Return the compilers of a plan: where a CUDA toolkit is needed, the host's must suit it."""
-    toolkit = findings.toolkit
+    """Return what a plan compiles and links with."""
+    toolkit, chosen = findings.toolkit, choose_compiler(host, catalog, findings.toolkit)
+    compiler = replace(chosen, linker=findings.linker) if chosen else None
     if toolkit is None:
-        return Tools(compiler=host.compiler, toolkit=None, architectures=())
+        return Tools(compiler=compiler, toolkit=None, architectures=())
     release = catalog.toolkit(toolkit.version)
     supports = {
         f"{name} {selection.version(name)}": item
@@ -205,7 +208,7 @@ def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog,
     }
     check_prebuilt(selection, catalog, toolkit, findings.installed)
     return Tools(
-        compiler=compilers.choose(release, host.compilers, host.compiler, explicit=host.compiler_named),
+        compiler=compiler,
         toolkit=toolkit,
         architectures=gpu.choose(
             request.arch,
@@ -216,6 +219,19 @@ def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog,
             gpus=host.gpus,
         ),
     )
+
+
+def choose_compiler(host: Host, catalog: Catalog, toolkit: Toolkit | None) -> Compiler | None:
+    """Return the compiler of a plan: where a CUDA toolkit is needed, the host's must suit it.
+
+    Raises:
+        ConstraintError: the one that the user named does not.
+        HostError: none does.
+    """
+    if toolkit is None:
+        return host.compiler
+    release = catalog.toolkit(toolkit.version)
+    return compilers.choose(release, host.compilers, host.compiler, explicit=host.compiler_named)
 
 
 def check_prebuilt(
@@ -534,6 +550,7 @@ def _layer(  # one layer's decisions in one place
             f"the stack's lock has no packages for '{choice.name}'",
             fix=f"make it anew: `invoke lock --stack {selection.stack.name}`",
         )
+    compiler = tools.compiler if recipe.compiles and built else None
     inputs: dict[str, Json] = {
         "engine": ENGINE,
         "recipe": recipe.digest,
@@ -543,7 +560,8 @@ def _layer(  # one layer's decisions in one place
         "patches": [patch.sha256 for patch in patches],
         "flags": flags,
         "environment": environment,
-        "compiler": tools.compiler.version if tools.compiler and recipe.compiles and built else None,
+        "compiler": compiler.version if compiler else None,
+        "linker": [compiler.linker.kind, compiler.linker.version] if compiler and compiler.linker else None,
         "toolkit": [toolkit.version, toolkit.identity] if toolkit else None,
         "architectures": [str(item) for item in told.architectures],
         "python": [interpreter.tag, interpreter.platform],

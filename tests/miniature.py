@@ -17,7 +17,7 @@ from mmstack.resolve import Findings, resolve, select
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mmstack.model import Installed, LayerPlan, Plan, Toolkit
+    from mmstack.model import Installed, LayerPlan, Linker, Plan, Toolkit
 
 STACK = """\
 summary = "three layers"
@@ -291,6 +291,7 @@ class Miniature:
         trees: Mapping[str, str] | None = None,
         toolkit: Toolkit | None = None,
         installed: Mapping[str, Installed] | None = None,
+        linker: Linker | None = None,
     ) -> Plan:
         """Return what a request leads to, `base` being the wheel of the lowest layer that an index offers."""
         asked, catalog = request or Request(), self.catalog
@@ -298,7 +299,7 @@ class Miniature:
         chosen = {name: source.files[0] for name, source in selection.sources.items() if source.files}
         if "base" in chosen and selection.sources["base"].kind == "wheel":
             chosen["base"] = base
-        findings = Findings(chosen=chosen, trees=trees or {}, toolkit=toolkit, installed=installed or {})
+        findings = Findings(chosen=chosen, trees=trees or {}, toolkit=toolkit, installed=installed or {}, linker=linker)
         return resolve(asked, selection, host, interpreter, catalog, findings)
 
     def layer(self, name: str, request: Request | None = None, **facts: Any) -> LayerPlan:  # noqa: ANN401 - plan's own

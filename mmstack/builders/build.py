@@ -13,6 +13,7 @@ from mmstack.envs import python_of
 from mmstack.errors import BuildError, CommandError
 from mmstack.events import BuildProgress
 from mmstack.run import run, scrubbed
+from mmstack.toolchains.linkers import flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -116,6 +117,8 @@ class Build:
         extra = {**self.filled(self.layer.environment), **self.variables}
         if self.compiler is not None:
             extra |= {"CC": str(self.compiler.cc), "CXX": str(self.compiler.cxx)}
+            if linked := flags(self.compiler.linker):
+                extra["LDFLAGS"] = f"{linked} {extra.get('LDFLAGS', '')}".rstrip()
         folders = (self.place.env / "bin", *self.programs)
         return scrubbed(
             self.place.home,

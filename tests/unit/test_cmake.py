@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from mmstack.builders.build import Build, Workplace
-from mmstack.builders.cmake import compile_project, configure
+from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.errors import BuildError, GateError
 from mmstack.events import BuildProgress, Notice
 from mmstack.graph import has_project
-from mmstack.model import CMakeProject, Compiler, Step, StepKind
+from mmstack.model import CMakeProject, Compiler, Linker, Step, StepKind
 from tests.miniature import Miniature
 
 if TYPE_CHECKING:
@@ -181,6 +181,18 @@ def test_a_project_is_compiled_and_tells_how_far_it_is(bench: Bench) -> None:
     assert "ninja -C" in bench.log
     assert "-j 2\n" in bench.log
     assert bench.warnings == []
+
+
+def test_a_project_is_linked_by_the_linker_of_the_plan(bench: Bench) -> None:
+    """Besides what a sysroot has to be linked by; the compiler's own linker is left as it is."""
+    task = replace(bench.task, variables={"LDFLAGS": "-Wl,--as-needed"})
+    assert task.compiler is not None
+    gold, own = (Linker(kind=kind, version="1") for kind in ("gold", "default"))
+    configure(replace(task, compiler=replace(task.compiler, linker=gold)))
+    assert read_cache(bench.place.built)["CMAKE_MODULE_LINKER_FLAGS"] == "-fuse-ld=gold -Wl,--as-needed"
+    task = replace(task, compiler=replace(task.compiler, linker=own))
+    assert task.environment()["LDFLAGS"] == "-Wl,--as-needed"
+    assert "LDFLAGS" not in replace(task, variables={}).environment()
 
 
 def test_a_project_that_cannot_be_configured_is_told_with_its_line(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mmstack.errors import CatalogError, ConstraintError, HostError, MmstackError, UsageError
 from mmstack.keys import file_digest
-from mmstack.model import Compiler, FilePin, Request, StepKind
+from mmstack.model import Compiler, FilePin, Linker, Request, StepKind
 from mmstack.resolve import candidates, choose_python, select
 from tests.miniature import BIG, HOST, INTERPRETER, NEWER, PINS, SMALL, Miniature, pinned
 
@@ -409,6 +409,7 @@ CHANGES: dict[str, Callable[[Miniature], object]] = {
 }
 FACTS: dict[str, dict[str, Any]] = {
     "the compiler": {"host": replace(HOST, compiler=compiler(GCC.replace("12.2.0", "12.3.0")))},
+    "the linker": {"linker": Linker(kind="default", version="GNU ld 2.40")},
     "Python's ABI": {"interpreter": NEWER},
     "the platform": {"interpreter": replace(INTERPRETER, platform="linux_aarch64")},
     "a flag of the user": {"request": Request(flags={"ext.SPEED": "O0"})},
@@ -473,8 +474,9 @@ def test_what_only_readers_see_is_not_in_a_key(mini: Miniature) -> None:
 def test_a_compiler_is_not_in_the_key_of_what_is_not_compiled(mini: Miniature) -> None:
     """A new compiler does not make pure Python again."""
     host = replace(HOST, compiler=compiler(GCC.replace("12.2.0", "12.3.0")))
-    assert mini.layer("base", host=host).key == mini.layer("base").key
-    assert mini.layer("top", host=host).key == mini.layer("top").key
+    linker = Linker(kind="mold", version="mold 2.30.0")
+    assert mini.layer("base", host=host, linker=linker).key == mini.layer("base").key
+    assert mini.layer("top", host=host, linker=linker).key == mini.layer("top").key
 
 
 def test_the_same_inputs_give_the_same_plan(mini: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:

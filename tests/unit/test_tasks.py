@@ -45,6 +45,7 @@ WRONG = {
     "jobs": (["build-stack", "--jobs", "banana"], "--jobs: 'banana' is no number of jobs"),
     "stack": (["build-stack", "--stack", "nosuch"], "there is no stack 'nosuch'|known: "),
     "CUDA": (["plan", "--cuda", "99"], "'99' is no CUDA version"),
+    "linker": (["plan", "--linker", "modl"], "there is no linker 'modl'|did you mean 'mold'"),
     "architecture": (["build-stack", "--arch", "banana"], "'banana' is no GPU architecture"),
     "source": (["plan", "--source", "x"], "--source: 'x' is not NAME=VALUE"),
     "flag": (["plan", "--flag", "x.Y=1"], "'x' is not in this stack"),
