@@ -41,6 +41,7 @@ CHOICE = {
     "without": "leave a layer out; again for each",
     "linker": "what links: default (the compiler's own), mold, lld, or auto: the first of these two that is here",
     "compiler-cache": "none, ccache, sccache, or auto: whichever is here (default: none)",
+    "distribute": "none, or icecc: compile on other machines too (default: none)",
     "jobs": "compile this many files at once (default: from cores and memory)",
 }
 MANNER = {
@@ -48,6 +49,7 @@ MANNER = {
     "verbose": "say more",
     "debug": "show the traceback of a failure",
 }
+BUILDING = ("compiler-cache", "distribute")  # how a build is done, of which a plan knows nothing
 LISTS = ["source", "flag", "without"]
 LAYER_OPTIONS = ("torch",)  # layers whose kind of source has an option of its own
 
@@ -116,6 +118,7 @@ def build_stack(
     without: Sequence[str] | None = None,
     linker: str = "",
     compiler_cache: str = "none",
+    distribute: str = "none",
     jobs: str = "",
     stop_after: str = "",
     offline: bool = False,
@@ -142,10 +145,11 @@ def build_stack(
             jobs=jobs,
         )
         session.engine.workshop.compiler_cache = compiler_cache
+        session.engine.workshop.distribute = distribute
         session.build(options, stop_after=stop_after, dry_run=dry_run)
 
 
-@task(iterable=LISTS, help={**{name: text for name, text in CHOICE.items() if name != "compiler-cache"}, **MANNER})
+@task(iterable=LISTS, help={**{name: text for name, text in CHOICE.items() if name not in BUILDING}, **MANNER})
 def plan(
     _c: Context,
     stack: str = "",

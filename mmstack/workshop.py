@@ -38,7 +38,7 @@ from mmstack.sources.mirrors import Mirror
 from mmstack.sources.provide import Sources
 from mmstack.standalone import suite_facts
 from mmstack.store import Store, write_json
-from mmstack.toolchains import architectures, caches, redist, sysroot, system, wheels
+from mmstack.toolchains import architectures, caches, distribution, redist, sysroot, system, wheels
 from mmstack.verify import Suite, run_suite, toolkit_facts
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Workshop:
     mirror: Mirror = field(default_factory=Mirror)
     layer_options: tuple[str, ...] = ()
     compiler_cache: str = "none"
+    distribute: str = "none"
 
     @cached_property
     def store(self) -> Store:
@@ -136,6 +137,11 @@ class Workshop:
         from mmstack.sources.settings import load_settings  # noqa: PLC0415 - the same
 
         return Index(load_settings(self.environ, self.paths.root))
+
+    @cached_property
+    def network(self) -> distribution.Network | None:
+        """Return the other machines that the user wants to compile on."""
+        return distribution.find(self.distribute, self.environ)
 
     def stop(self) -> None:
         """Stop every download and every command, from any thread."""
@@ -319,15 +325,16 @@ class Workshop:
         if layer.packages:
             variables |= sysroot.variables(place.sysroot, _folders(layer))
             programs += sysroot.programs(place.sysroot)
-        with self._compiler_cache(layer, place) as cached:
+        with self._compiler_cache(layer, place) as cached, self._distribution(plan, step, cached) as spread:
             yield Build(
                 layer=layer,
                 place=place,
                 compiler=plan.compiler,
-                jobs=layer.jobs,
+                # what others compile is on top of what this machine has cores and memory for
+                jobs=layer.jobs + (self.network.slots if self.network and spread else 0),
                 step=step,
                 listener=self.listener,
-                variables=variables | cached,
+                variables=variables | cached | spread,
                 programs=tuple(programs),
             )
 
@@ -349,6 +356,28 @@ class Workshop:
             if hits or misses:
                 self.tell(Notice(text=f"{layer.name}: {cache.kind} had {hits} of {hits + misses} compilations"))
 
+    @contextmanager
+    def _distribution(self, plan: Plan, step: Step, cached: Mapping[str, str]) -> Iterator[dict[str, str]]:
+        """Yield the variables by which other machines compile, for what is worth it, and say what they did."""
+        layer, network = plan.layer(step.layer), self.network
+        if network is None or plan.compiler is None or not has_project(layer):
+            yield {}
+            return
+        if reason := _compiled_here(layer):
+            self.tell(Notice(text=f"{layer.name} is compiled on this machine alone: {reason}"))
+            yield {}
+            return
+        variables = distribution.launching(network, cached)
+        if step.kind is StepKind.CONFIGURE:
+            yield variables
+            return
+        place = self.place(layer)
+        folder = place.tree.with_name("icecc")
+        try:
+            yield variables | distribution.compiling(network, plan.compiler, folder, self.environ)
+        finally:
+            self.tell(Notice(text=f"{layer.name}: icecc gave {distribution.spread(folder)}"))
+
     def build(self, plan: Plan, step: Step) -> str:
         """Build a layer's wheel."""
         from mmstack import gates  # noqa: PLC0415 - a run that builds nothing starts sooner without
@@ -361,6 +390,7 @@ class Workshop:
         started = time.monotonic()
         with self._building(plan, step) as build:
             if has_project(layer) and not place.out.exists():
+                distribution.check_configured(build.variables, read_cache(build.folder), build.folder)
                 compile_project(build)
             wheel = build_wheel(build)
             if layer.packages:
@@ -581,6 +611,15 @@ def _downloaded(downloads: Downloads, item: LockedRequirement, pin: FilePin | No
     if pin is None:
         raise NetworkError(f"{item.name} {item.version} is not downloaded", fix="run `invoke fetch` with a network")
     return Wheel(path=downloads.path(pin), sha256=pin.sha256)
+
+
+def _compiled_here(layer: LayerPlan) -> str:
+    """Return why it is no use to compile a layer on other machines."""
+    if layer.for_gpus:
+        return "icecc does not know nvcc"
+    project = layer.recipe.cmake
+    # our own put sources together and precompile their headers, which the other machines would parse again
+    return "its headers are precompiled" if project and project.file else ""
 
 
 def _timing(place: Workplace) -> Path:
