@@ -1,4 +1,4 @@
-"""The test bench: `nox -s tests lint typecheck e2e compare cuda torch verify`, each in an environment that uv makes."""
+"""The test bench: `nox -s tests lint typecheck e2e compare cuda torch distribute verify`, each in an environment that uv makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["tests", "lint", "typecheck"]
 nox.options.error_on_external_run = True
 
-SOURCES = ("mmstack", "pipelines", "tests", "tasks.py", "noxfile.py")
+SOURCES = ("mmstack", "benchmarks", "pipelines", "tests", "tasks.py", "noxfile.py")
 
 
 def sync(session: nox.Session, *groups: str) -> None:
@@ -82,6 +82,13 @@ def cuda(session: nox.Session) -> None:
 def torch(session: nox.Session) -> None:
     """Fetch, patch and configure PyTorch as Debian 12 has it, on Debian 12; compiling it takes an hour more."""
     session.run("invoke", "build-stack", "--stack", "debian12", "--stop-after", "configure", external=True)
+
+
+@nox.session
+def distribute(session: nox.Session) -> None:
+    """Compile on three machines, made of network namespaces; needs root and icecc, or is not run."""
+    sync(session, "test")
+    session.run("pytest", "-n", "0", "-rsP", "tests/integration/test_distribution.py", *session.posargs)
 
 
 @nox.session(venv_backend="none")

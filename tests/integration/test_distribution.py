@@ -21,10 +21,10 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing() or "there is a lab"),
 ]
 
-COUNT = 12
-SOURCE = "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <regex>\n#include <string>\n" + (
+COUNT = 8
+SOURCE = "#include <algorithm>\n#include <iostream>\n#include <map>\n#include <string>\n" + (
     "namespace {{ std::map<std::string, int> seen; }}\n"
-    "int f{number}(const std::string& s) {{ std::regex r(s); std::cout << __FILE__; return ++seen[s] + {number}; }}\n"
+    "int f{number}(const std::string& s) {{ std::cout << __FILE__; return ++seen[s] + {number}; }}\n"
 )
 # what `build-stack` does with the module, on one machine of the lab: prints what came of it as JSON
 BUILD = """
@@ -88,7 +88,7 @@ def write_ninja(place: Path) -> list[str]:
 
 
 def test_two_machines_compile_and_make_the_same_bits(lab: Lab, tmp_path: Path) -> None:
-    """Both are used, nothing is compiled here, and most of the work is theirs."""
+    """Both are used beside our own, and the CPU time of our own is less than without them."""
     names = write_ninja(tmp_path)
     workers = ("worker1", "worker2")
     before = {name: lab.seconds(name) for name in workers}
@@ -100,7 +100,7 @@ def test_two_machines_compile_and_make_the_same_bits(lab: Lab, tmp_path: Path) -
     ended = os.times()
     alone = ended.children_user + ended.children_system - started.children_user - started.children_system
     figures = f"{result['said']}; CPU s: client {result['seconds']:.1f}, {theirs}, without icecc {alone:.1f}"
-    print(figures)
+    print(figures)  # noqa: T201 - shown by `nox -s distribute`
     assert (result["machines"], result["slots"]) == (2, 2)
     assert all((tmp_path / "local" / name).read_bytes() == (tmp_path / "remote" / name).read_bytes() for name in names)
     assert set(result["given"]) == {"10.213.0.2", "10.213.0.3"}
@@ -125,8 +125,7 @@ def test_a_machine_that_drops_out_costs_time_and_nothing_else(tmp_path: Path) ->
         thread.start()
         result = json.loads(lab.python(BUILD, tmp_path, cwd=tmp_path))
         assert not thread.is_alive()
-        print(result["said"])
-        print((tmp_path / "icecc" / "icecc.log").read_text("utf-8")[-6000:])
+        print(result["said"])  # noqa: T201 - the same
     assert result["status"] == 0, result["output"]
     assert result["again"] >= 1
     assert all((tmp_path / "remote" / name).exists() for name in names)
