@@ -1,4 +1,4 @@
-"""The test bench: `nox -s tests lint typecheck e2e compare cuda torch distribute verify`, each in an environment that uv makes."""
+"""The test bench: the sessions that `nox --list` shows, each in an environment that uv makes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Compilers of other machines: icecc spreads what is compiled over those whose daemons share a scheduler with ours.
 
-They get our compiler and make the same bits, so they change how long a build takes and nothing else: they are in no key.
+They get our compiler and make the same bits, so they change how long a build takes and nothing else, and are in no key.
 """
 
 from __future__ import annotations
@@ -191,8 +191,9 @@ def _socket(environ: Mapping[str, str]) -> Path:
 def _scheduler() -> str:
     """Return the address of the scheduler that this machine's daemon has found, by whatever means."""
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_ESTABLISHED and connection.raddr.port == SCHEDULER_PORT:
-            return str(connection.raddr.ip).removeprefix("::ffff:")
+        address, port = connection.raddr or ("", 0)
+        if connection.status == psutil.CONN_ESTABLISHED and port == SCHEDULER_PORT:
+            return address.removeprefix("::ffff:")
     raise HostError(
         "this machine's icecc daemon has no scheduler",
         why=f"there is no connection from here to a port {SCHEDULER_PORT}",

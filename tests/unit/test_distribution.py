@@ -5,6 +5,7 @@ import socket
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from mmstack.model import Compiler
 from mmstack.toolchains import distribution
 from mmstack.toolchains.distribution import Network, check_configured, compiling, find, launching, spread
 from tests.lab import free_pair
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OURS = " ours (127.0.0.1:10245) [x86_64] speed=1.00 jobs=0/2 load=9\n"
 THEIRS = " theirs (10.0.0.2:10245) [x86_64] speed=0.00 jobs=1/8 load=1000\n"
@@ -55,14 +59,13 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Lab:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A machine on which icecc is installed, and nothing started."""
-    opened = ExitStack()
-    request.addfinalizer(opened.close)
     port = free_pair()
     monkeypatch.setattr(distribution, "SCHEDULER_PORT", port)
     monkeypatch.chdir(tmp_path)
-    return Lab(tmp_path, opened, port)
+    with ExitStack() as opened:
+        yield Lab(tmp_path, opened, port)
 
 
 def test_the_machines_that_take_work_are_counted(lab: Lab) -> None:
@@ -141,7 +144,7 @@ def cached(program: str) -> dict[str, str]:
 
 
 def test_a_compiler_cache_is_asked_before_the_network(tmp_path: Path) -> None:
-    """ccache hands on what it has not; without it C and C++ go straight there, and nvcc never."""
+    """What ccache does not have is handed on; without it C and C++ go straight there, and nvcc never."""
     alone, beside = launching(network(tmp_path), {}), launching(network(tmp_path), cached("ccache"))
     assert {name for name in alone if name.startswith("CMAKE_")} == set(distribution.LAUNCHERS)
     assert beside["CCACHE_PREFIX"] == "/usr/bin/icecc"
