@@ -33,7 +33,7 @@ SOCKETS = ("/run/icecc/iceccd.socket", "/run/iceccd.socket")
 MACHINE = re.compile(r"^ \S+ \((\S+):(\d+)\) .*\bjobs=\d+/(\d+) ", re.MULTILINE)
 GIVEN = re.compile(r": Have to use host (\S+):\d+ ")
 HERE = ": building myself, but telling localhost"
-AGAIN = re.compile(r": (?:local build forced by remote exception|.*recompiling locally)")
+AGAIN = (": got exception ", ": local build forced by remote exception")
 FIX = "start `iceccd` here and on the other machines, and `icecc-scheduler` on one; or build without `--distribute`"
 
 
@@ -171,7 +171,7 @@ def spread(folder: Path) -> Spread:
                 if match := GIVEN.search(line):
                     given[match[1]] += 1
                 here += HERE in line
-                again += bool(AGAIN.search(line))
+                again += any(words in line for words in AGAIN)
     return Spread(given=given, here=here, again=again)
 
 

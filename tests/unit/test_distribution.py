@@ -213,7 +213,7 @@ LOG = """\
 ICECC[7] 2026-11-27 14:12:43: Have to use host 10.0.0.2:10245 - Job ID: 5 - env: x86_64 - has env: false - match j: 0
 ICECC[8] 2026-11-27 14:12:43: building myself, but telling localhost
 ICECC[9] 2026-11-27 14:12:44: Have to use host 10.0.0.3:10245 - Job ID: 6 - env: x86_64 - has env: true - match j: 0
-ICECC[9] 2026-11-27 14:12:45: local build forced by remote exception: Error 12 - failed to send file to remote
+ICECC[9] 2026-11-27 14:12:45: got exception Error 15 - write to host failed (10.0.0.3)
 """
 
 
