@@ -17,6 +17,7 @@ from mmstack.doctor import Needs
 from mmstack.engine import Engine
 from mmstack.envs import uv_path
 from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
+from mmstack.events import Notice
 from mmstack.lock import tree_name, write_lock
 from mmstack.report import Report, read_manifest, write
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, memory_per_job, select
@@ -70,6 +71,8 @@ class Session:
             self.console(event)
 
         self.engine.workshop.listener = listen
+        if network := self.engine.workshop.network:  # refused before anything is fetched
+            listen(Notice(text=f"{network.machines} other machines compile {network.slots} files at once"))
         self.engine.build(plan, stop_after=stop_after)
         self.console.document(read_manifest(self.paths.dist / plan.stack.name))
 

@@ -48,10 +48,17 @@ class Lab:
 
     def run(self, *words: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the client."""
-        inside = ("nsenter", "-t", str(self.daemons["client"].pid), "-m", "-n", f"-w{cwd}", "--")
         return subprocess.run(
-            [*inside, *map(str, words)], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+            [*self.inside(cwd), *map(str, words)],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
         )
+
+    def inside(self, cwd: Path) -> tuple[str, ...]:
+        """Return what a command on the client begins with."""
+        return ("nsenter", "-t", str(self.daemons["client"].pid), "-m", "-n", f"-w{cwd}", "--")
 
     def python(self, program: str, *words: str | Path, cwd: Path, **variables: str) -> str:
         """Run a Python program on the client, with mmstack, and return what it printed."""

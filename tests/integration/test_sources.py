@@ -22,6 +22,7 @@ from mmstack.sources.mirrors import read_mirror
 from tests.integration.conftest import wheels_of
 from tests.integration.test_distro import Bench, Repository
 from tests.integration.test_git import Author, modules
+from tests.lab import laboratory, missing
 from tests.support import ROOT, UPSTREAMS, Checkout, pack, sha256, times
 
 if TYPE_CHECKING:
@@ -255,6 +256,26 @@ def test_a_compiler_cache_that_is_asked_for_serves_the_next_build(project: Check
     told(project.build(*words), 0, "ext: ccache had 0 of 3 compilations")
     shutil.rmtree(folder(project).parents[1])
     told(project.build(*words), 0, "ext: ccache had 3 of 3 compilations")
+
+
+def test_a_network_that_is_not_there_is_refused_before_anything_is_done(project: Checkout) -> None:
+    """Nothing is compiled here instead, and nothing was fetched for it."""
+    words = ("--stop-after", "build", "--distribute", "icecc")
+    told(project.build(*words, ICECC_TEST_SOCKET="/nowhere"), 3, "icecc")
+    assert not list((project.state / "work").glob("ext-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing() or "there is a lab")
+def test_other_machines_compile_and_a_build_is_not_carried_on_without_them(project: Checkout) -> None:
+    """What CMake's compilers are started by is written down, so the way that it was begun in is the way it goes on."""
+    words = ("--stop-after", "build", "--distribute", "icecc")
+    with laboratory() as lab:
+        told(project.build("--stop-after", "env"), 0)
+        before = lab.inside(project.root)
+        told(project.build("--stop-after", "configure", "--distribute", "icecc", before=before), 0, "2 other machines")
+        told(project.build("--stop-after", "build"), 2, "begun in one way", "remove")
+        told(project.build(*words, before=before), 0, "ext: icecc gave", "of 3 compilations to other machines")
 
 
 # -- a distribution
