@@ -88,7 +88,8 @@ def torch(session: nox.Session) -> None:
 def distribute(session: nox.Session) -> None:
     """Compile on three machines, made of network namespaces; needs root and icecc, or is not run."""
     sync(session, "test")
-    session.run("pytest", "-n", "0", "-rsP", "tests/integration/test_distribution.py", *session.posargs)
+    files = ("tests/integration/test_distribution.py", "tests/integration/test_sources.py")
+    session.run("pytest", "-n", "0", "-rsP", "-m", "slow", *files, *session.posargs)
 
 
 @nox.session(venv_backend="none")
