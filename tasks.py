@@ -40,7 +40,7 @@ CHOICE = {
     "flag": "LAYER.NAME=VALUE; again for each flag",
     "without": "leave a layer out; again for each",
     "linker": "what links: default (the compiler's own), mold, lld, or auto: the first of these two that is here",
-    "compiler-cache": "none, ccache, sccache, or auto: whichever is here (default: none)",
+    "compiler-cache": "none, sccache (downloaded), ccache (installed), or auto: ccache, else sccache (default: none)",
     "distribute": "none, or icecc: compile on other machines too (default: none)",
     "jobs": "compile this many files at once (default: from cores and memory)",
 }
@@ -196,6 +196,7 @@ def plan(
             name: CHOICE[name]
             for name in ("stack", "cuda", "python", "toolkit", "torch", "index-only", "mirror", "source", "without")
         },
+        "compiler-cache": CHOICE["compiler-cache"],
         **MANNER,
     },
 )
@@ -210,6 +211,7 @@ def fetch(
     mirror: str = "",
     source: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
+    compiler_cache: str = "none",
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
@@ -227,6 +229,7 @@ def fetch(
             source=source,
             without=without,
         )
+        session.engine.workshop.compiler_cache = compiler_cache
         session.fetch(options)
 
 

@@ -81,6 +81,19 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheUsed:
+    """A compiler cache served a step."""
+
+    step: Step
+    cache: str
+    version: str
+    hits: int
+    misses: int
+    uncacheable: int
+    errors: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArtifactStored:
     """A wheel passed its gates and is in the store."""
 
@@ -123,6 +136,7 @@ Event = (
     | BuildProgress
     | Waiting
     | Notice
+    | CacheUsed
     | ArtifactStored
     | LayerVerified
     | RunEnded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmstack import __version__
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
-from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.events import CacheUsed, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
 from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mmstack.events import Event
     from mmstack.model import Artifact, LayerPlan, LockedRequirement, Plan, Step, Verification
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST_NAME = "manifest.json"
 PAGE_NAME = "report.html"
 OUTCOMES = ("passed", "failed", "not run")
@@ -56,6 +56,7 @@ class Report:
         self._cached: frozenset[str] = frozenset()
         self._reused: set[str] = set()
         self._steps: list[StepEnded] = []
+        self._caches: list[CacheUsed] = []
         self._warnings: list[str] = []
 
     def __call__(self, event: Event) -> None:
@@ -71,6 +72,8 @@ class Report:
                 self._warnings.extend(event.plan.warnings)
             case StepEnded():
                 self._steps.append(event)
+            case CacheUsed():
+                self._caches.append(event)
             case Notice(level="warning"):
                 self._warnings.append(event.text)
             case LayerVerified(cached=True):
@@ -89,6 +92,7 @@ class Report:
             steps=self._steps,
             cached=self._cached,
             reused=self._reused,
+            caches=self._caches,
             warnings=self._warnings,
             reproduce=self._reproduce,
             started=self._started,
@@ -110,6 +114,7 @@ def to_manifest(
     steps: Sequence[StepEnded] = (),
     cached: frozenset[str] = frozenset(),
     reused: set[str] | frozenset[str] = frozenset(),
+    caches: Sequence[CacheUsed] = (),
     warnings: Sequence[str] = (),
     reproduce: str = "",
     started: float = 0.0,
@@ -122,6 +127,7 @@ def to_manifest(
         steps: the steps that ended.
         cached: the ids of the steps that were done before the run began.
         reused: the layers whose verification an earlier run did.
+        caches: how a compiler cache served the steps.
         warnings: what the user was warned of.
         reproduce: the commands that do the same again.
         started: when the run began, in seconds since the epoch.
@@ -160,6 +166,7 @@ def to_manifest(
         ],
         "artifacts": [_artifact(artifact) for artifact in ended.artifacts],
         "steps": [_step(step, results.get(step.id), step.id in cached, started) for step in plan.steps],
+        "compiler_caches": [{**vars(used), "step": used.step.id, "layer": used.step.layer} for used in caches],
         "verifications": [_verification(found, found.layer in reused) for found in ended.verifications],
         "warnings": list(dict.fromkeys(warnings)),
         "reproduce": reproduce,

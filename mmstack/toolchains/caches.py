@@ -14,22 +14,43 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import urlsplit
 
 from mmstack.errors import CommandError, HostError, InterruptedRunError, UsageError, did_you_mean
+from mmstack.model import LockedRequirement
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 Kind = Literal["ccache", "sccache"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LANGUAGES = ("C", "CXX", "CUDA")
+# its program for x86_64 and aarch64; no part of a stack, so in no lock
+SCCACHE = LockedRequirement(
+    name="sccache",
+    version="0.16.0",
+    sha256=(
+        "0bc1d09991eec9f266f495920e669715906cf610a759d2685156e69f9fcde995",
+        "c0c14429fa782987f36ea19dc643da204b4f318c3e4fd4c2222a1be78ff6680c",
+    ),
+)
 MAXIMUM = "20G"
 # A user's cache on other machines; what has to do with this machine is ours to say.
 REMOTE = ("CCACHE_REMOTE_", "CCACHE_SECONDARY_STORAGE", "CCACHE_RESHARE")
 SERVER_REMOTE = ("SCCACHE_", "AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+CCACHE_UNCACHEABLE = (
+    "bad_compiler_arguments",
+    "could_not_use_modules",
+    "could_not_use_precompiled_header",
+    "multiple_source_files",
+    "unsupported_code_directive",
+    "unsupported_compiler_option",
+    "unsupported_source_language",
+)
+CCACHE_ERRORS = ("internal_error", "missing_cache_file", "remote_storage_error", "remote_storage_timeout")
 START_SECONDS = 20.0
 IDLE_SECONDS = "600"
 
@@ -44,38 +65,65 @@ class Cache:
     folder: Path
 
 
-def find(wish: str, *, state: Path, environ: Mapping[str, str], folders: Sequence[Path] = ()) -> Cache | None:
-    """Return the cache that is wished for, `auto` the first that is here, None for `none` or where `auto` finds none.
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How a cache served: compilations that it had, that it had not, that it cannot hold, and its own failures."""
 
-    Args:
-        wish: `none`, `auto`, `ccache` or `sccache`.
-        state: the state folder.
-        environ: the user's variables.
-        folders: where to look before PATH.
+    hits: int = 0
+    misses: int = 0
+    uncacheable: int = 0
+    errors: int = 0
+
+    def since(self, before: Counts) -> Counts:
+        """Return what was counted after `before`."""
+        return Counts(**{name: count - vars(before)[name] for name, count in vars(self).items()})
+
+
+def choose(wish: str, environ: Mapping[str, str]) -> Kind | None:
+    """Return which cache a wish means here; `auto` is this machine's ccache, or else the pinned sccache.
 
     Raises:
         UsageError: there is no such cache.
-        HostError: it is not on this machine, or does not work.
     """
     if wish not in {"none", "auto", *KINDS}:
         raise UsageError(f"there is no compiler cache '{wish}'", fix=did_you_mean(wish, ("none", "auto", *KINDS)))
-    path = os.pathsep.join([*map(str, folders), environ.get("PATH", os.defpath)])
-    for kind in KINDS if wish == "auto" else (wish,) if wish != "none" else ():
-        if program := shutil.which(kind, path=path):
-            return _probe(cast("Kind", kind), Path(program), state, environ)
-    if wish in KINDS:
+    if wish == "auto":
+        return "ccache" if shutil.which("ccache", path=environ.get("PATH", os.defpath)) else "sccache"
+    return next((kind for kind in KINDS if kind == wish), None)
+
+
+def find(kind: Kind, *, state: Path, environ: Mapping[str, str], sccache: Callable[[], Path]) -> Cache:
+    """Return a cache: ccache as this machine has it, sccache always the pinned one.
+
+    Args:
+        kind: which.
+        state: the state folder.
+        environ: the user's variables.
+        sccache: makes the pinned program and says where it is.
+
+    Raises:
+        HostError: it is not on this machine, or does not work.
+    """
+    if kind == "sccache":
+        return _probe(kind, sccache(), state, environ)
+    program = shutil.which(kind, path=environ.get("PATH", os.defpath))
+    if program is None:
         raise HostError(
-            f"{wish} is not on this machine", fix=f"install it, e.g. `apt-get install {wish}`, or take another cache"
+            "ccache is not on this machine",
+            why="no package index has it",
+            fix="`apt-get install ccache` or `dnf install ccache`; or `--compiler-cache sccache`, which is downloaded",
         )
-    return None
+    return _probe(kind, Path(program), state, environ)
 
 
 def variables(cache: Cache, base: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what makes CMake's compilers go through a cache, wherever `base` is this time.
 
     The user's own settings for a cache on other machines are among them: nobody may print these values.
+    Headers are not precompiled: gcc's are never the same twice, and nothing compiled with them is found again.
     """
     launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": str(cache.program) for language in LANGUAGES}
+    launchers["CMAKE_DISABLE_PRECOMPILE_HEADERS"] = "ON"
     if cache.kind == "sccache":
         return launchers
     return {
@@ -121,7 +169,7 @@ def serving(
         thread = threading.Thread(target=_serve, args=(cache, environment, failed), daemon=True)
         thread.start()
         try:
-            _wait_for(socket, thread, failed)
+            _wait_for(socket, thread, failed, theirs)
             yield ours
         finally:
             with suppress(CommandError, InterruptedRunError):  # it has ended, or is about to, with all that we run
@@ -129,8 +177,8 @@ def serving(
             thread.join()
 
 
-def statistics(cache: Cache, environment: Mapping[str, str]) -> dict[str, int]:
-    """Return a cache's `hits` and `misses` until now; `environment` is what the compilers of the build have.
+def statistics(cache: Cache, environment: Mapping[str, str]) -> Counts:
+    """Return what a cache has counted until now; `environment` is what the compilers of the build have.
 
     Raises:
         CommandError: it does not say; of sccache only while it is serving.
@@ -138,10 +186,22 @@ def statistics(cache: Cache, environment: Mapping[str, str]) -> dict[str, int]:
     if cache.kind == "sccache":
         output = run([cache.program, "--show-stats", "--stats-format=json"], env=environment).output
         found = json.loads(output)["stats"]
-        return {name: sum(found[f"cache_{name}"]["counts"].values()) for name in ("hits", "misses")}
+        by_language = {name: sum(found[f"cache_{name}"]["counts"].values()) for name in ("hits", "misses", "errors")}
+        own = sum(found[name] for name in ("cache_timeouts", "cache_read_errors", "cache_write_errors"))
+        return Counts(
+            hits=by_language["hits"],
+            misses=by_language["misses"],
+            uncacheable=found["requests_not_cacheable"],
+            errors=by_language["errors"] + own,
+        )
     lines = [line.split("\t") for line in run([cache.program, "--print-stats"], env=environment).output.splitlines()]
     counts = {name: int(count) for name, count in lines}
-    return {"hits": counts["direct_cache_hit"] + counts["preprocessed_cache_hit"], "misses": counts["cache_miss"]}
+    return Counts(
+        hits=counts["direct_cache_hit"] + counts["preprocessed_cache_hit"],
+        misses=counts["cache_miss"],
+        uncacheable=sum(counts.get(name, 0) for name in CCACHE_UNCACHEABLE),
+        errors=sum(counts.get(name, 0) for name in CCACHE_ERRORS),
+    )
 
 
 def _probe(kind: Kind, program: Path, state: Path, environ: Mapping[str, str]) -> Cache:
@@ -159,10 +219,20 @@ def _serve(cache: Cache, environment: Mapping[str, str], failed: list[Exception]
         failed.append(error)
 
 
-def _wait_for(socket: Path, thread: threading.Thread, failed: Sequence[Exception]) -> None:
+def _wait_for(socket: Path, thread: threading.Thread, failed: Sequence[Exception], theirs: Mapping[str, str]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not socket.exists():
         if not thread.is_alive() or time.monotonic() > deadline:
-            why = "\n".join(map(str, failed)) or f"it made no socket within {START_SECONDS:.0f} s"
+            said = "\n".join(getattr(each, "why", "") or str(each) for each in failed)
+            why = _without(theirs, said) or f"it made no socket within {START_SECONDS:.0f} s"
             raise HostError("sccache does not start", why=why, fix="correct its settings, or take another cache")
         time.sleep(0.02)
+
+
+def _without(settings: Mapping[str, str], text: str) -> str:
+    """Return a text without the values of the user's settings, any of which may hold a secret."""
+    for name, value in settings.items():
+        parts = urlsplit(value) if "://" in value else None
+        for secret in (value, parts.password if parts else None):
+            text = text.replace(secret, f"${name}") if secret else text
+    return text

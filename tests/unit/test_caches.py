@@ -11,7 +11,7 @@ import pytest
 
 from mmstack.errors import HostError, UsageError
 from mmstack.run import run
-from mmstack.toolchains.caches import Cache, find, serving, statistics, variables
+from mmstack.toolchains.caches import Cache, Counts, Kind, choose, find, serving, statistics, variables
 
 SAYS = {"ccache": "ccache version 4.7.5\nFeatures: file-storage", "sccache": "sccache 0.16.0"}
 
@@ -31,10 +31,10 @@ class Machine:
         file.chmod(0o755)
         return file
 
-    def find(self, wish: str, *folders: Path) -> Cache | None:
-        """Look for what is wished."""
-        environ = {"PATH": f"{self.root / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin"}
-        return find(wish, state=self.state, environ=environ, folders=folders)
+    def find(self, kind: Kind) -> Cache:
+        """Look for a cache; the pinned sccache is what the test put there."""
+        environ = {"PATH": f"{self.root / 'bin'}{os.pathsep}/bin-of-nothing"}
+        return find(kind, state=self.state, environ=environ, sccache=lambda: self.root / "pinned" / "sccache")
 
 
 @pytest.fixture
@@ -43,42 +43,38 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-@pytest.mark.parametrize(("wish", "version"), [("ccache", "4.7.5"), ("sccache", "0.16.0")])
-def test_the_cache_that_is_wished_for_is_taken(machine: Machine, wish: str, version: str) -> None:
+@pytest.mark.parametrize(("kind", "version", "folder"), [("ccache", "4.7.5", "bin"), ("sccache", "0.16.0", "pinned")])
+def test_the_cache_that_is_wished_for_is_taken(machine: Machine, kind: Kind, version: str, folder: str) -> None:
     """With its version, and a folder of its own in the state."""
-    program = machine.add(wish)
-    found = machine.find(wish)
-    assert found is not None
-    assert (found.kind, found.program, found.version) == (wish, program, version)
-    assert found.folder == machine.state / "compiler-cache" / wish
+    program = machine.add(kind, folder=folder)
+    found = machine.find(kind)
+    assert (found.kind, found.program, found.version) == (kind, program, version)
+    assert found.folder == machine.state / "compiler-cache" / kind
 
 
-def test_an_environments_own_cache_goes_before_that_of_the_machine(machine: Machine) -> None:
-    """A cache that is pinned by version is there to be used."""
+def test_the_pinned_sccache_goes_before_that_of_the_machine(machine: Machine) -> None:
+    """Debian's is four years older and knows neither nvcc nor other folders."""
     machine.add("sccache")
-    pinned = machine.add("sccache", folder="env")
-    found = machine.find("sccache", pinned.parent)
-    assert found is not None
-    assert found.program == pinned
+    pinned = machine.add("sccache", folder="pinned")
+    assert machine.find("sccache").program == pinned
 
 
-def test_auto_takes_the_first_that_is_there(tmp_path: Path) -> None:
-    """None is no fault then, and the same as where none is wished for."""
-    environ = {"PATH": str(tmp_path)}
-    assert find("auto", state=tmp_path, environ=environ) is None
-    (tmp_path / "sccache").write_text("#!/bin/sh\necho sccache 0.16.0\n", encoding="utf-8")
-    (tmp_path / "sccache").chmod(0o755)
-    found = find("auto", state=tmp_path, environ=environ)
-    assert found is not None
-    assert found.kind == "sccache"
-    assert find("none", state=tmp_path, environ=environ) is None
+def test_auto_is_ccache_where_that_is_installed_and_else_the_pinned_sccache(machine: Machine) -> None:
+    """So it means a cache everywhere; none is what it says."""
+    environ = {"PATH": str(machine.root / "bin")}
+    assert choose("auto", environ) == "sccache"
+    machine.add("ccache")
+    assert choose("auto", environ) == "ccache"
+    assert choose("sccache", environ) == "sccache"
+    assert choose("none", environ) is None
 
 
-def test_a_cache_that_is_not_here_is_told(tmp_path: Path) -> None:
-    """What to install is said; nothing is taken instead."""
+def test_a_ccache_that_is_not_here_is_told(machine: Machine) -> None:
+    """What to install is said, and what needs no installation; nothing is taken instead."""
     with pytest.raises(HostError, match="ccache is not on this machine") as caught:
-        find("ccache", state=tmp_path, environ={"PATH": str(tmp_path)})
+        machine.find("ccache")
     assert "apt-get install ccache" in caught.value.fix
+    assert "--compiler-cache sccache" in caught.value.fix
 
 
 def test_a_cache_that_does_not_work_is_told(machine: Machine) -> None:
@@ -89,10 +85,10 @@ def test_a_cache_that_does_not_work_is_told(machine: Machine) -> None:
     assert "libhiredis" in caught.value.why
 
 
-def test_an_unknown_cache_is_told(machine: Machine) -> None:
+def test_an_unknown_cache_is_told() -> None:
     """With the nearest that is known."""
     with pytest.raises(UsageError, match="no compiler cache 'cache'") as caught:
-        machine.find("cache")
+        choose("cache", {})
     assert "did you mean 'ccache'" in caught.value.fix
 
 
@@ -100,7 +96,6 @@ def test_the_users_remote_storage_is_kept_and_the_rest_is_ours(machine: Machine)
     """A user's cache on other machines serves, with its secret; no setting of theirs moves what is on this one."""
     machine.add("ccache")
     cache = machine.find("ccache")
-    assert cache is not None
     environ = {
         "CCACHE_REMOTE_STORAGE": "redis://:secret@cache",
         "CCACHE_DIR": "/elsewhere",
@@ -114,6 +109,7 @@ def test_the_users_remote_storage_is_kept_and_the_rest_is_ours(machine: Machine)
     assert not {"CCACHE_RECACHE", "OTHER"} & found.keys()
     launchers = {found[f"CMAKE_{language}_COMPILER_LAUNCHER"] for language in ("C", "CXX", "CUDA")}
     assert launchers == {str(cache.program)}
+    assert found["CMAKE_DISABLE_PRECOMPILE_HEADERS"] == "ON"
     assert "secret" not in repr(cache)
 
 
@@ -128,28 +124,27 @@ def compile_at(root: Path, cache: Cache, environment: dict[str, str]) -> bytes:
 @pytest.mark.skipif(shutil.which("ccache") is None, reason="ccache is not on this machine")
 def test_ccache_compiles_nothing_twice(tmp_path: Path) -> None:
     """Not even in another folder of another key; and it says how often that was so."""
-    cache = find("ccache", state=tmp_path / "state", environ=os.environ)
-    assert cache is not None
+    cache = find("ccache", state=tmp_path / "state", environ=os.environ, sccache=Path)
     objects = []
     for name in ("one", "two"):
         environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path / name, {})}
         objects.append(compile_at(tmp_path / name, cache, environment))
     assert objects[0] == objects[1]
-    assert statistics(cache, environment) == {"hits": 1, "misses": 1}
+    assert statistics(cache, environment) == Counts(hits=1, misses=1)
 
 
 @pytest.mark.skipif(shutil.which("sccache") is None, reason="sccache is not on this machine")
 def test_sccache_compiles_nothing_twice_and_leaves_no_server(tmp_path: Path) -> None:
     """Its server is ours alone, and is gone when the build is over."""
-    cache = find("sccache", state=tmp_path / "state", environ=os.environ)
-    assert cache is not None
+    program = Path(shutil.which("sccache") or "")
+    cache = find("sccache", state=tmp_path / "state", environ=os.environ, sccache=lambda: program)
     objects = []
     with serving(cache, tmp_path / "one", os.environ, nullcontext()) as extra:
         environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path, os.environ), **extra}
         objects.append(compile_at(tmp_path / "one", cache, environment))
         shutil.rmtree(tmp_path / "one")
         objects.append(compile_at(tmp_path / "one", cache, environment))
-        assert statistics(cache, environment) == {"hits": 1, "misses": 1}
+        assert statistics(cache, environment) == Counts(hits=1, misses=1)
     assert objects[0] == objects[1]
     assert not Path(extra["SCCACHE_SERVER_UDS"]).parent.exists()
     assert not [each for each in psutil.Process().children(recursive=True) if each.name() == "sccache"]
@@ -168,9 +163,8 @@ esac
 def test_a_server_is_held_by_one_at_a_time_and_ends_with_its_build(machine: Machine) -> None:
     """Two at once would spoil the folder; one outlives neither an end nor an error. The user's storage is its own."""
     seen, lock = machine.root / "seen", threading.Lock()
-    machine.add("sccache", SERVER.format(seen=seen))
+    machine.add("sccache", SERVER.format(seen=seen), folder="pinned")
     cache = machine.find("sccache")
-    assert cache is not None
 
     def build() -> None:
         with serving(cache, machine.root, {"SCCACHE_BUCKET": "ours"}, lock) as extra:
@@ -187,9 +181,12 @@ def test_a_server_is_held_by_one_at_a_time_and_ends_with_its_build(machine: Mach
 
 def test_a_server_that_does_not_start_is_told(machine: Machine) -> None:
     """With what it said, and at once."""
-    machine.add("sccache", '#!/bin/sh\n[ "$1" = --version ] && echo sccache 0.16.0 && exit\necho no bucket; exit 2\n')
+    machine.add(
+        "sccache",
+        '#!/bin/sh\n[ "$1" = --version ] && echo sccache 0.16.0 && exit\necho no bucket; exit 2\n',
+        folder="pinned",
+    )
     cache = machine.find("sccache")
-    assert cache is not None
     with (
         pytest.raises(HostError, match="sccache does not start") as caught,
         serving(cache, machine.root, {}, nullcontext()),
@@ -198,11 +195,48 @@ def test_a_server_that_does_not_start_is_told(machine: Machine) -> None:
     assert "no bucket" in caught.value.why
 
 
+def test_a_server_that_does_not_start_keeps_the_users_secrets(machine: Machine) -> None:
+    """What it says of its settings is told without their values, passwords in addresses among them."""
+    says = "redis://:s3cret@cache failed, tried s3cret and t0ken"
+    script = f'#!/bin/sh\n[ "$1" = --version ] && echo sccache 0.16.0 && exit\necho {says!r}; exit 2\n'
+    machine.add("sccache", script, folder="pinned")
+    cache = machine.find("sccache")
+    environ = {"SCCACHE_REDIS": "redis://:s3cret@cache", "SCCACHE_REDIS_PASSWORD": "t0ken"}
+    with (
+        pytest.raises(HostError, match="sccache does not start") as caught,
+        serving(cache, machine.root, environ, nullcontext()),
+    ):
+        pytest.fail("there is no server")
+    assert caught.value.why == "$SCCACHE_REDIS failed, tried $SCCACHE_REDIS and $SCCACHE_REDIS_PASSWORD"
+
+
+CCACHE_SAYS = (
+    "direct_cache_hit\t2\npreprocessed_cache_hit\t3\ncache_miss\t1\nunsupported_compiler_option\t4\n"
+    "remote_storage_error\t1\nremote_storage_timeout\t5\ncalled_for_link\t9\n"
+)
+SCCACHE_SAYS = (
+    '{"stats":{"cache_hits":{"counts":{"CUDA":2,"C/C++":3}},"cache_misses":{"counts":{"C/C++":1}},'
+    '"cache_errors":{"counts":{"C/C++":1}},"cache_timeouts":2,"cache_read_errors":1,"cache_write_errors":2,'
+    '"requests_not_cacheable":4}}'
+)
+
+
+@pytest.mark.parametrize(("kind", "says"), [("ccache", CCACHE_SAYS), ("sccache", SCCACHE_SAYS)])
+def test_what_a_cache_could_not_do_is_counted_too(machine: Machine, kind: Kind, says: str) -> None:
+    """What it cannot hold, and its own failures, of a remote storage that is gone for example."""
+    (machine.root / "says").write_text(says, encoding="utf-8")
+    script = f'#!/bin/sh\n[ "$1" = --version ] && echo {kind} 1 && exit\ncat "{machine.root}/says"\n'
+    for folder in ("bin", "pinned"):
+        machine.add(kind, script, folder=folder)
+    found = statistics(machine.find(kind), {"PATH": os.defpath})
+    assert found == Counts(hits=5, misses=1, uncacheable=4, errors=6)
+    assert found.since(Counts(hits=4, errors=6)) == Counts(hits=1, misses=1, uncacheable=4)
+
+
 def test_ccache_needs_no_server(machine: Machine) -> None:
     """Nothing is started, nobody waits."""
     machine.add("ccache")
     cache = machine.find("ccache")
-    assert cache is not None
     lock = threading.Lock()
     with lock, serving(cache, machine.root, {}, lock) as extra:
         assert extra == {}
