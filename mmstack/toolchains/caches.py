@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["ccache", "sccache"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-LANGUAGES = ("C", "CXX", "CUDA")
+# sccache runs the parts of nvcc itself, and fails where they are told to keep process ids out of names
+LANGUAGES: Mapping[Kind, tuple[str, ...]] = {"ccache": ("C", "CXX", "CUDA"), "sccache": ("C", "CXX")}
 # its program for x86_64 and aarch64; no part of a stack, so in no lock
 SCCACHE = LockedRequirement(
     name="sccache",
@@ -122,7 +123,7 @@ def variables(cache: Cache, base: Path, environ: Mapping[str, str]) -> dict[str,
     The user's own settings for a cache on other machines are among them: nobody may print these values.
     Headers are not precompiled: gcc's are never the same twice, and nothing compiled with them is found again.
     """
-    launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": str(cache.program) for language in LANGUAGES}
+    launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": str(cache.program) for language in LANGUAGES[cache.kind]}
     launchers["CMAKE_DISABLE_PRECOMPILE_HEADERS"] = "ON"
     if cache.kind == "sccache":
         return launchers
@@ -225,7 +226,8 @@ def _wait_for(socket: Path, thread: threading.Thread, failed: Sequence[Exception
         if not thread.is_alive() or time.monotonic() > deadline:
             said = "\n".join(getattr(each, "why", "") or str(each) for each in failed)
             why = _without(theirs, said) or f"it made no socket within {START_SECONDS:.0f} s"
-            raise HostError("sccache does not start", why=why, fix="correct its settings, or take another cache")
+            fix = "see that its storage on other machines can be reached, correct its settings, or take another cache"
+            raise HostError("sccache does not start", why=why, fix=fix)
         time.sleep(0.02)
 
 
