@@ -66,7 +66,7 @@ def redis(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def build(machine: str, state: Path, cache: str, remote: dict[str, str]) -> tuple[dict[str, Any], str]:
-    """Build the stack on a machine whose state holds downloads alone; return what is said of the cache, and its output."""
+    """Build on a machine whose state holds downloads alone; return what is said of the cache, and the output."""
     state.mkdir(parents=True)
     shutil.copytree(ROOT / ".mmstack" / "downloads", state / "downloads", copy_function=os.link)
     words = ["ip", "netns", "exec", machine, sys.executable, "-m", "invoke", *WORDS, cache]
