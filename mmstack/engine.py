@@ -36,7 +36,7 @@ from mmstack.toolchains.choice import choose
 from mmstack.verify import Suite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from mmstack.model import (
         Artifact,
@@ -165,8 +165,8 @@ class Engine:
             MmstackError: of whatever kind the first failing step ended with.
         """
         started = time.monotonic()
-        steps = _until(plan.steps, stop_after)
         cached = self.cached(plan)
+        steps = _until(plan.steps, stop_after, cached)
         self.workshop.listener(PlanReady(plan=plan, cached=cached))
         for artifact in self._artifacts(plan):  # a run killed in the gate may have left its tree
             self.workshop.clear(plan.layer(artifact.layer))
@@ -253,7 +253,7 @@ class Engine:
         return tuple(found for layer in plan.layers if (found := store.find_verification(layer.verify_key)))
 
 
-def _until(steps: Sequence[Step], stop_after: str) -> tuple[Step, ...]:
+def _until(steps: Sequence[Step], stop_after: str, cached: Collection[str] = ()) -> tuple[Step, ...]:
     """Return the steps of that kind and all that they wait for; of `configure`, those that wait for no compiler."""
     if not stop_after:
         return tuple(steps)
@@ -270,10 +270,11 @@ def _until(steps: Sequence[Step], stop_after: str) -> tuple[Step, ...]:
         )
     needed = {name: _with_needs(name, by_id) for name in wanted}
     if stop_after == StepKind.CONFIGURE:
-        before = {name: [each for each in ids if by_id[each].kind is StepKind.BUILD] for name, ids in needed.items()}
+        compiled = {step.id for step in steps if step.kind is StepKind.BUILD and step.heavy} - set(cached)
+        before = {name: ids & compiled for name, ids in needed.items()}
         if all(before.values()):
             raise UsageError(
-                "--stop-after: nothing of this plan is configured before something is built",
+                "--stop-after: nothing of this plan is configured before something is compiled",
                 why="; ".join(f"'{name}' waits for '{', '.join(sorted(ids))}'" for name, ids in before.items()),
                 fix="`--stop-after build`, or take from wheels what is waited for: `--source LAYER=wheel`",
             )

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from mmstack.errors import CommandError, HostError, UsageError, did_you_mean
 from mmstack.run import run, scrubbed
 
@@ -190,6 +188,8 @@ def _socket(environ: Mapping[str, str]) -> Path:
 
 def _scheduler() -> str:
     """Return the address of the scheduler that this machine's daemon has found, by whatever means."""
+    import psutil  # noqa: PLC0415 - a run that asks no other machine starts sooner without
+
     for connection in psutil.net_connections("tcp"):
         address, port = connection.raddr or ("", 0)
         if connection.status == psutil.CONN_ESTABLISHED and port == SCHEDULER_PORT:

@@ -253,9 +253,9 @@ def test_what_cmake_turns_off_by_itself_ends_the_build_before_it_is_compiled(pro
 def test_a_compiler_cache_that_is_asked_for_serves_the_next_build(project: Checkout) -> None:
     """Both say what it did."""
     words = ("--stop-after", "build", "--compiler-cache", "ccache")
-    told(project.build(*words), 0, "ext: ccache had 0 of 3 compilations")
+    told(project.build(*words), 0, " had 0 of 3 compilations")
     shutil.rmtree(folder(project).parents[1])
-    told(project.build(*words), 0, "ext: ccache had 3 of 3 compilations")
+    told(project.build(*words), 0, " had 3 of 3 compilations")
 
 
 def test_a_network_that_is_not_there_is_refused_before_anything_is_done(project: Checkout) -> None:

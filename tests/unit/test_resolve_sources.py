@@ -377,15 +377,17 @@ def test_a_stop_after_a_kind_of_step_takes_all_that_it_waits_for(mini: Miniature
     assert not {"build ext", "source top", "install"} & kept
 
 
-def test_a_stop_after_configure_waits_for_no_build(mini: Miniature) -> None:
-    """What is configured against a layer that is built here is left out; where that is all there is, it is refused."""
+def test_a_stop_after_configure_waits_for_no_compiler(mini: Miniature) -> None:
+    """What is configured against a layer that is yet to be compiled is left out; if that is all, it is refused."""
     mini.edit(EXT, 'requires = ["backend"]\n', PROJECT)
     steps = mini.plan().steps
-    built = Step(kind=StepKind.BUILD, layer="base", needs=(), key="k", title="build base")
+    built = Step(kind=StepKind.BUILD, layer="base", needs=(), key="k", title="build base", heavy=True)
     onto = [replace(step, needs=(built.id,)) if step.id == "gate base" else step for step in steps]
-    with pytest.raises(UsageError, match="nothing of this plan is configured before something is built") as caught:
+    with pytest.raises(UsageError, match="nothing of this plan is configured before something is compiled") as caught:
         _until([*onto, built], "configure")
     assert caught.value.why == "'configure ext' waits for 'build base'"
+    for steps, cached in (([*onto, replace(built, heavy=False)], ()), ([*onto, built], (built.id,))):
+        assert "configure ext" in {step.id for step in _until(steps, "configure", cached)}
     first = Step(kind=StepKind.CONFIGURE, layer="base", needs=(), key="k", title="configure base")
     built = replace(built, needs=(first.id,))
     assert [step.id for step in _until([*onto, first, built], "configure")] == ["configure base"]
