@@ -62,7 +62,8 @@ import sys
 sys.addaudithook(lambda event, words: event == "subprocess.Popen" and print("started", words[1], file=sys.stderr))
 """
 HEAVY = ("httpx2", "unearth", "jinja2", "filelock", "psutil", "unidiff", "elftools", "mmstack.gates", "mmstack.bundle")
-ASKED = ("--version", "--version", "-dumpmachine", "-Wl,--version", "--version", "python list")  # cc, c++ twice, uv twice
+# cc, c++ three times, uv twice
+ASKED = ("--version", "--version", "-dumpmachine", "-Wl,--version", "--version", "python list")
 
 
 def test_the_second_run_starts_little(built: Checkout, tmp_path: Path) -> None:
