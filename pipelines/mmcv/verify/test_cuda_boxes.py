@@ -1,7 +1,4 @@
-"""Boxes and polygons: ops that have a kernel for CUDA alone, held against their definitions; not run without a GPU.
-
-These checks have not yet been run on a GPU.
-"""
+"""Boxes and polygons: ops that have a kernel for CUDA alone, held against their definitions; not run without a GPU."""
 
 from __future__ import annotations
 

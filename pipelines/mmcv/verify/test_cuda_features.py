@@ -1,6 +1,6 @@
 """Feature maps: ops that have a kernel for CUDA alone, held against their definitions; not run without a GPU.
 
-These checks have not yet been run on a GPU. Where numbers must not depend on rounding, such as which of two samples is
+Where numbers must not depend on rounding, such as which of two samples is
 the larger, they are fractions that float16 holds exactly.
 """
 

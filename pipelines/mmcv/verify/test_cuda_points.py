@@ -1,6 +1,6 @@
 """Point clouds: ops that have a kernel for CUDA alone, held against their definitions; not run without a GPU.
 
-These checks have not yet been run on a GPU. Distances that decide between neighbours are of points on a grid where
+Distances that decide between neighbours are of points on a grid where
 float16 is to decide alike: it holds them exactly.
 """
 

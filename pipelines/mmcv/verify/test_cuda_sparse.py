@@ -1,6 +1,6 @@
 """Sparse convolutions and pooling, which have kernels for CUDA alone, held against dense ones; not run without a GPU.
 
-These checks have not yet been run on a GPU. Which kernels move the features depends on how many sites and channels
+Which kernels move the features depends on how many sites and channels
 there are: 5 and 6 channels take the general ones, 16 and 32 those for whole vectors.
 """
 

@@ -1,7 +1,4 @@
-"""Ops that mmcv builds from PyTorch's own on the CPU, and with kernels of its own on CUDA.
-
-The checks on CUDA have not yet been run on a GPU.
-"""
+"""Ops that mmcv builds from PyTorch's own on the CPU, and with kernels of its own on CUDA."""
 
 from __future__ import annotations
 
