@@ -386,8 +386,8 @@ def test_a_stop_after_configure_waits_for_no_compiler(mini: Miniature) -> None:
     with pytest.raises(UsageError, match="nothing of this plan is configured before something is compiled") as caught:
         _until([*onto, built], "configure")
     assert caught.value.why == "'configure ext' waits for 'build base'"
-    for steps, cached in (([*onto, replace(built, heavy=False)], ()), ([*onto, built], (built.id,))):
-        assert "configure ext" in {step.id for step in _until(steps, "configure", cached)}
+    for base, cached in ((replace(built, heavy=False), ()), (built, (built.id,))):
+        assert "configure ext" in {step.id for step in _until([*onto, base], "configure", cached)}
     first = Step(kind=StepKind.CONFIGURE, layer="base", needs=(), key="k", title="configure base")
     built = replace(built, needs=(first.id,))
     assert [step.id for step in _until([*onto, first, built], "configure")] == ["configure base"]
