@@ -101,6 +101,12 @@ def caches(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Measure upstream's way and ours in turn, and write docs/benchmarks.md: `nox -s bench -- cpu` for some of it."""
+    session.run("python", "-m", "benchmarks.builds", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
 def verify(session: nox.Session) -> None:
     """Install the wheels of `dist/` into fresh environments and prove each layer."""
     session.run("invoke", "verify", *session.posargs, external=True)
