@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
-from dataclasses import asdict, dataclass
+import zipfile
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmstack.envs import uv_path
 from mmstack.host import find_compiler
@@ -29,12 +32,30 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / ".mmstack" / "bench"
 COPIED = ("mmstack", "pipelines", "patches", "stacks", "toolkits", "tasks.py", "pyproject.toml")
+CUDA = ("--cuda", "13.0", "--index-only", "--arch")
 STACKS: Mapping[str, tuple[str, ...]] = {
     "cpu": (),
-    "cuda": ("--cuda", "13.0", "--index-only", "--arch", "9.0"),
+    "cuda": (*CUDA, "9.0"),
+    "cuda-4": (*CUDA, "8.0,8.6,9.0,12.0"),
 }
+LIMITS = {"cpu": 1 / 9, "cuda": 1 / 5}
+CHANGED = {"cpu": "pytorch/cpu/nms.cpp", "cuda": "pytorch/cuda/nms_cuda.cu"}
+CASES = (*STACKS, "starts", "run-time")
 STARTS = 7
+# what each source includes
+HEADERS = {
+    ".cu": '#include "pytorch_cuda_helper.hpp"\n#include "pytorch_cpp_helper.hpp"\n',
+    ".cxx": '#include "pytorch_cpp_helper.hpp"\n#include "pytorch_device_registry.hpp"\n',
+    ".cpp": '#include "pytorch_cpp_helper.hpp"\n',
+    "pybind.cpp": "#include <torch/csrc/utils/pybind.h>\n#include <torch/types.h>\n",
+}
+HEAD = (
+    "| case | CPU s | share | limit | | floor, CPU s | wall s | largest process | wheel |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+TIMES = ("| call | upstream's build, ms | ours, ms | ours / upstream's |", "|---|---|---|---|")
 MIB = 1024  # of the kilobytes that the system counts in
+OVERHEAD = 1.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +70,18 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One figure of the table; `limit` is the most that its CPU seconds may be of upstream's, or its wall seconds."""
+    """One figure of the table.
+
+    `share` is what its CPU seconds are of those of another case, `of`, and `limit` the most that this may be, or else
+    the most wall seconds. `floor` is the CPU seconds that nothing could be saved of.
+    """
 
     case: str
     cost: Cost
     share: float | None = None
+    of: str = "upstream's"
     limit: float | None = None
+    floor: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -81,6 +108,56 @@ def measure(words: Sequence[str | Path], cwd: Path, environment: Mapping[str, st
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """mmcv as `build-stack` lays it out and configures it: the folder that holds tree, environment and build."""
+
+    work: Path
+    variables: Mapping[str, str]
+
+    @property
+    def python(self) -> Path:
+        """Return the Python that it is built by."""
+        return self.work / "env" / "bin" / "python"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return few of the user's variables, and the toolkit's."""
+        path = os.pathsep.join([str(self.python.parent), os.environ["PATH"]])
+        # torch 2.13 goes through ccache by itself where it is installed
+        return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **self.variables}
+
+    def upstream(self, out: Path) -> Cost:
+        """Build the tree as upstream does."""
+        tree = BENCH / "tree"
+        for folder in (tree, out):
+            shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.work / "tree", tree, ignore=shutil.ignore_patterns("CMakeLists.txt", "lean.h"))
+        words: list[str | Path] = [uv_path(), "build", "--offline", "--wheel", "--no-build-isolation", "--out-dir", out]
+        options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count())}
+        return _with_wheel(measure([*words, "--python", self.python, tree], tree, {**self.environment, **options}), out)
+
+    def ninja(self) -> Cost:
+        """Compile what is configured by ninja alone, and leave it as it was."""
+        words: list[str | Path] = [self.python.with_name("ninja"), "-C", self.work / "built"]
+        cost = measure(words, self.work, self.environment)
+        measure([*words, "-t", "clean"], self.work, self.environment)
+        return cost
+
+    def headers(self) -> float:
+        """Return the CPU seconds that all units together take to read their headers."""
+        words = [str(self.python.with_name("ninja")), "-C", str(self.work / "built"), "-t", "compdb"]
+        done = subprocess.run(words, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
+        return sum(self._read(unit) for unit in json.loads(done.stdout) if unit["output"].endswith(".o"))
+
+    def _read(self, unit: Mapping[str, str]) -> float:
+        source = Path(unit["file"])
+        bare = BENCH / f"headers{source.suffix}"
+        bare.write_text(HEADERS.get(source.name, HEADERS[source.suffix]), encoding="utf-8")
+        command = unit["command"].replace(unit["file"], str(bare)).replace(unit["output"], f"{bare}.o")
+        return measure(["sh", "-c", command], Path(unit["directory"]), self.environment).cpu
+
+
 class Checkout:
     """A copy of this checkout, with a state of its own."""
 
@@ -105,74 +182,105 @@ class Checkout:
         done = subprocess.run(words, cwd=self.root, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
         return next(str(step["key"]) for step in json.loads(done.stdout)["steps"] if step["id"] == "build mmcv")
 
-    def upstream(self, options: Sequence[str]) -> Cost:
-        """Build mmcv as upstream does, where it is laid out and its environment is made."""
-        work = self.state / "work" / f"mmcv-{self.key(options)[:16]}"
-        tree, out = BENCH / "tree", BENCH / "out"
-        for folder in (tree, out):
+    def configured(self, options: Sequence[str]) -> Project:
+        """Lay out mmcv anew and configure it, all that it needs being here or fetched."""
+        self.invoke("build-stack", *options, "--stop-after", "fetch")
+        self.forget(options)
+        self.invoke("build-stack", *options, "--offline", "--stop-after", "configure")
+        cuda = self._cuda(options[-1]) if options else {"FORCE_CUDA": "0"}
+        return Project(work=self.state / "work" / f"mmcv-{self.key(options)[:16]}", variables=cuda)
+
+    def forget(self, options: Sequence[str]) -> Path:
+        """Remove mmcv from the store and where it was built; return where the store will have it."""
+        key = self.key(options)
+        store = self.state / "artifacts" / key
+        for folder in (store, self.state / "work" / f"mmcv-{key[:16]}"):
             shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(work / "tree", tree)
-        for name in ("CMakeLists.txt", "lean.h"):
-            (tree / name).unlink(missing_ok=True)
-        environment = {
-            "PATH": os.pathsep.join([str(work / "env" / "bin"), os.environ["PATH"]]),
-            "HOME": os.environ["HOME"],
-            "MMCV_WITH_OPS": "1",
-            "MAX_JOBS": str(os.cpu_count()),
-            **(self._cuda() if options else {"FORCE_CUDA": "0"}),
-        }
-        words: list[str | Path] = [uv_path(), "build", "--offline", "--wheel", "--no-build-isolation", "--out-dir", out]
-        cost = measure([*words, "--python", work / "env" / "bin" / "python", tree], tree, environment)
-        return _with_wheel(cost, out)
+        return store
 
     def ours(self, options: Sequence[str], *more: str) -> Cost:
         """Build mmcv as `build-stack` does, all else being there."""
-        store = self.state / "artifacts" / self.key(options)
-        shutil.rmtree(store, ignore_errors=True)
-        cost = self.invoke("build-stack", *options, "--offline", "--stop-after", "gate", *more)
-        return _with_wheel(cost, store)
+        store = self.forget(options)
+        return _with_wheel(self.invoke("build-stack", *options, "--offline", "--stop-after", "gate", *more), store)
 
-    def _cuda(self) -> dict[str, str]:
+    def changed(self, options: Sequence[str], source: str) -> tuple[Cost, str]:
+        """Build a folder of one's own, change a source, and build again: what that took, and what was compiled."""
+        shutil.rmtree(BENCH / "own", ignore_errors=True)
+        with tarfile.open(next(self.state.glob("downloads/*/mmcv-*.tar.gz"))) as archive:
+            archive.extractall(BENCH / "own", filter="data")
+        (own,) = (BENCH / "own").iterdir()
+        words = ("build-stack", *options, "--source", f"mmcv=path:{own}", "--offline", "--stop-after", "build")
+        self.invoke(*words)
+        with (own / "mmcv" / "ops" / "csrc" / source).open("a", encoding="utf-8") as stream:
+            stream.write("\nint changed() { return 1; }\n")
+        cost = self.invoke(*words)
+        log = max(self.state.glob("logs/mmcv-*.log"), key=lambda file: file.stat().st_mtime_ns)
+        made = re.findall(r"^\[\d+/\d+\] Building \w+ object (\S+)", log.read_text(encoding="utf-8"), re.MULTILINE)
+        return cost, f"compiling {len(made)} of the units: {', '.join(map(os.path.basename, made))}"
+
+    def _cuda(self, architectures: str) -> dict[str, str]:
         home = next(self.state.glob("toolkits/cuda-13.0-wheels-*/lib/python3*/site-packages/nvidia/cu13"))
         return {
             "FORCE_CUDA": "1",
             "CUDA_HOME": str(home),
-            "TORCH_CUDA_ARCH_LIST": "9.0",
+            "TORCH_CUDA_ARCH_LIST": architectures.replace(",", ";"),
             "NVCC_PREPEND_FLAGS": f"-ccbin {shutil.which('g++')}",
         }
 
 
 def _with_wheel(cost: Cost, folder: Path) -> Cost:
-    return Cost(**{**asdict(cost), "wheel": next(folder.glob("*.whl")).stat().st_size})
+    return replace(cost, wheel=next(folder.glob("*.whl")).stat().st_size)
 
 
-def compare(checkout: Checkout, name: str, limit: float) -> list[Row]:
-    """Return both ways' rows for a kind of stack."""
-    options = STACKS[name]
-    checkout.invoke("fetch", *options)
-    shutil.rmtree(checkout.state / "artifacts" / checkout.key(options), ignore_errors=True)
-    checkout.invoke("build-stack", *options, "--offline", "--stop-after", "env")
-    upstream = checkout.upstream(options)
+def compare(checkout: Checkout, name: str) -> list[Row]:
+    """Return both ways' rows for a kind of stack; of what is compiled for many architectures no more than that."""
+    options, title = STACKS[name], f"mmcv, {name}"
+    more = _ours_alone(checkout, name, title) if name in CHANGED else []
     ours = checkout.ours(options)
-    rows = [
-        Row(case=f"mmcv, {name}: upstream's way", cost=upstream),
-        Row(case=f"mmcv, {name}: ours", cost=ours, share=ours.cpu / upstream.cpu, limit=limit),
-    ]
     if name == "cpu" and shutil.which("ccache"):
-        cold, warm = (checkout.ours(options, "--compiler-cache", "ccache") for _ in range(2))
-        rows += [
-            Row(case="mmcv, cpu: ours, filling a ccache", cost=cold, share=cold.cpu / upstream.cpu),
-            Row(case="mmcv, cpu: ours, from a ccache", cost=warm, share=warm.cpu / upstream.cpu, limit=1 / 30),
-        ]
-    return rows
+        more += _cached(checkout, options, title)
+    upstream = checkout.configured(options).upstream(BENCH / f"upstream-{name}")
+    alone, floor = next(((row.cost.cpu, row.floor) for row in more), (None, None))
+    first = Row(case=f"{title}: ours", cost=ours, limit=LIMITS.get(name), floor=floor)
+    if alone:
+        more += [Row(case=f"{title}: ours", cost=ours, share=ours.cpu / alone, of="ninja alone", limit=OVERHEAD)]
+    rows = (row if row.share else replace(row, share=row.cost.cpu / upstream.cpu) for row in (first, *more))
+    return [Row(case=f"{title}: upstream's way", cost=upstream), *rows]
+
+
+def _ours_alone(checkout: Checkout, name: str, title: str) -> list[Row]:
+    """Return rows of what our build is made of, and of building again."""
+    options = STACKS[name]
+    project = checkout.configured(options)
+    alone = project.ninja()
+    floor = round(alone.cpu - project.headers(), 2)
+    rows = [Row(case=f"{title}: ninja alone", cost=alone, floor=floor)]
+    if name == "cpu":
+        checkout.configured(options)
+        step = checkout.invoke("build-stack", *options, "--offline", "--stop-after", "build")
+        over = step.cpu / alone.cpu
+        rows += [Row(case=f"{title}: step `build`", cost=step, share=over, of="ninja alone", limit=OVERHEAD)]
+    change, what = checkout.changed(options, CHANGED[name])
+    return [*rows, Row(case=f"{title}: {CHANGED[name]} changed, {what}", cost=change)]
+
+
+def _cached(checkout: Checkout, options: Sequence[str], title: str) -> list[Row]:
+    shutil.rmtree(checkout.state / "compiler-cache", ignore_errors=True)
+    cold, warm = (checkout.ours(options, "--compiler-cache", "ccache") for _ in range(2))
+    return [
+        Row(case=f"{title}: ours, filling a ccache", cost=cold),
+        Row(case=f"{title}: ours, from a ccache", cost=warm, limit=1 / 30),
+    ]
 
 
 def starts(checkout: Checkout) -> list[Row]:
     """Return the rows of a build that has nothing to do and of the list of tasks, the median of several each."""
     checkout.invoke("build-stack")
+    alone = [sys.executable, "-c", "import invoke.program"]
+    floor = middle([measure(alone, checkout.root, checkout.environment) for _ in range(STARTS)]).cpu
     cases = {"build-stack, nothing to do": (("build-stack",), 1.0), "invoke --list": (("--list",), 0.3)}
     return [
-        Row(case=case, cost=middle([checkout.invoke(*words) for _ in range(STARTS)]), limit=limit)
+        Row(case=case, cost=middle([checkout.invoke(*words) for _ in range(STARTS)]), limit=limit, floor=floor)
         for case, (words, limit) in cases.items()
     ]
 
@@ -184,46 +292,83 @@ def middle(costs: Sequence[Cost]) -> Cost:
     return Cost(cpu=round(found["cpu"], 3), wall=round(found["wall"], 3), peak=round(found["peak"]))
 
 
-def render(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
-    """Return the page."""
-    lines = ["# Benchmarks", "", "Made by `uv run nox -s bench`, both ways in turn in one run; each build once.", ""]
-    lines += [f"{name}: {value}  " for name, value in facts.items()]
-    lines += [
+def run_time(checkout: Checkout) -> list[dict[str, Any]]:
+    """Return how long calls take of upstream's build and of ours, in turn, in the environment of the stack `cpu`."""
+    options = STACKS["cpu"]
+    upstream = BENCH / "upstream-cpu"
+    if not upstream.exists():
+        checkout.configured(options).upstream(upstream)
+    checkout.invoke("build-stack", "--offline")
+    ours = checkout.state / "artifacts" / checkout.key(options)
+    unpacked = [_unpack(wheels, BENCH / f"package-{number}") for number, wheels in enumerate((upstream, ours))]
+    python = checkout.root / "dist" / "cpu" / "env" / "bin" / "python"
+    measure([python, ROOT / "pipelines" / "mmcv" / "run_time.py", *unpacked], BENCH, checkout.environment)
+    text = (BENCH / "log.txt").read_text(encoding="utf-8")
+    return [{"call": call, **found} for call, found in json.loads(text[text.index("{") :]).items()]
+
+
+def _unpack(wheels: Path, place: Path) -> Path:
+    shutil.rmtree(place, ignore_errors=True)
+    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+        wheel.extractall(place)  # noqa: S202 - just built here
+    return place
+
+
+def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> str:
+    """Return the page of some cases, each with the facts of its run."""
+    lines = [
+        "# Benchmarks",
         "",
-        "| case | CPU s | of upstream's | limit | | wall s | largest process | wheel |",
-        "|---|---|---|---|---|---|---|---|",
+        "Made by `uv run nox -s bench`, both ways of a case in turn in one run; each build once. A `share` is one of",
+        "CPU seconds. The `floor` of a build is what ninja alone took, less what its units take that hold nothing but",
+        "their headers: compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]
-    for row in rows:
-        share = f"1/{1 / row.share:.1f}" if row.share else ""
-        limit = "" if row.limit is None else f"1/{1 / row.limit:.0f}" if row.share else f"{row.limit} s wall"
-        wheel = f"{row.cost.wheel / 1e6:.1f} MB" if row.cost.wheel else ""
-        cells = [
-            row.case,
-            f"{row.cost.cpu}",
-            share,
-            limit,
-            row.verdict,
-            f"{row.cost.wall}",
-            f"{row.cost.peak} MiB",
-            wheel,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    bar = max((row.cost.cpu for row in rows), default=1.0) / 60
-    lines += ["", "CPU seconds:", "", "```text"]
-    lines += [f"{row.case:40} {'█' * max(round(row.cost.cpu / bar), 1)} {row.cost.cpu}" for row in rows]
-    return "\n".join([*lines, "```", ""])
+    for facts, rows in parts:
+        lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]
+        lines += _times(rows) if "call" in rows[0] else _costs([read(row) for row in rows])
+    return "\n".join([*lines, ""])
+
+
+def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    cells = ([row["call"], f"{row['first_ms']}", f"{row['second_ms']}", f"{row['ratio']}"] for row in rows)
+    return [*TIMES, *(f"| {' | '.join(each)} |" for each in cells)]
+
+
+def _costs(rows: Sequence[Row]) -> list[str]:
+    bar = max(row.cost.cpu for row in rows) / 60
+    return [
+        *HEAD,
+        *(f"| {' | '.join(cells(row))} |" for row in rows),
+        *("", "```text"),
+        *(f"{row.case:50.50} {'█' * max(round(row.cost.cpu / bar), 1)} {row.cost.cpu} CPU s" for row in rows),
+        "```",
+    ]
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's cells."""
+    cost = row.cost
+    share = f"{_part(row.share)} of {row.of}" if row.share else ""
+    limit = "" if row.limit is None else _part(row.limit) if row.share else f"{row.limit} s wall"
+    floor = f"{row.floor} ({cost.cpu / row.floor:.1f} times)" if row.floor else ""
+    wheel = f"{cost.wheel / 1e6:.1f} MB" if cost.wheel else ""
+    return [row.case, f"{cost.cpu}", share, limit, row.verdict, floor, f"{cost.wall}", f"{cost.peak} MiB", wheel]
+
+
+def _part(share: float) -> str:
+    return f"{share:.3f}" if share > 1 / 2 else f"1/{1 / share:.1f}"
 
 
 def main(names: Sequence[str]) -> None:
-    """Run the cases that are named, `cpu`, `cuda` and `starts`, all if none is, and write the page."""
+    """Run the cases that are named, all if none is, and write the page.
+
+    Raises:
+        SystemExit: there is no such case, or a command failed.
+    """
+    if unknown := set(names) - set(CASES):
+        sys.exit(f"there is no case {', '.join(sorted(unknown))}: name some of {', '.join(CASES)}")
     BENCH.mkdir(parents=True, exist_ok=True)
     checkout, load = Checkout(), os.getloadavg()[2]
-    wanted = names or ("cpu", "cuda", "starts")
-    rows = [
-        *(compare(checkout, "cpu", 1 / 9) if "cpu" in wanted else ()),
-        *(compare(checkout, "cuda", 1 / 5) if "cuda" in wanted else ()),
-        *(starts(checkout) if "starts" in wanted else ()),
-    ]
     compiler, why = find_compiler()
     facts = {
         "Date": f"{datetime.now(timezone.utc):%d %B %Y}",
@@ -231,12 +376,33 @@ def main(names: Sequence[str]) -> None:
         "Compiler": compiler.version if compiler else why,
         "Python": platform.python_version(),
         "Load of the 15 minutes before": f"{load:.1f}",
-        "CUDA case": "the stack cu130, one architecture, 9.0",
     }
+    for name in names or CASES:
+        options = {"Options": f"`{' '.join(STACKS[name])}`"} if STACKS.get(name) else {}
+        write(name, rows_of(checkout, name), {**facts, **options})
+
+
+def rows_of(checkout: Checkout, name: str) -> list[dict[str, Any]]:
+    """Measure a case."""
+    if name == "run-time":
+        return run_time(checkout)
+    return [asdict(row) for row in (starts(checkout) if name == "starts" else compare(checkout, name))]
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, str]) -> None:
+    """Write a case's figures and the page of all cases, of which others may be from an earlier run."""
     page = ROOT / "docs" / "benchmarks.md"
-    page.write_text(render(rows, facts), encoding="utf-8")
-    data = {"facts": facts, "rows": [{**asdict(row), "verdict": row.verdict} for row in rows]}
-    page.with_suffix(".json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    file = page.with_suffix(".json")
+    data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    data[name] = {"facts": dict(facts), "rows": list(rows)}
+    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    parts = [(data[each]["facts"], data[each]["rows"]) for each in CASES if each in data]
+    page.write_text(render(parts), encoding="utf-8")
+
+
+def read(row: Mapping[str, Any]) -> Row:
+    """Return a row as it was written."""
+    return Row(**{**row, "cost": Cost(**row["cost"])})
 
 
 if __name__ == "__main__":

@@ -390,8 +390,8 @@ class Workshop:
         if network is None or plan.compiler is None or not has_project(layer):
             yield {}
             return
-        if reason := _compiled_here(layer):
-            self.tell(Notice(text=f"{layer.name} is compiled on this machine alone: {reason}"))
+        if layer.for_gpus:
+            self.tell(Notice(text=f"{layer.name} is compiled on this machine alone: icecc does not know nvcc"))
             yield {}
             return
         variables = distribution.launching(network, cached)
@@ -638,15 +638,6 @@ def _downloaded(downloads: Downloads, item: LockedRequirement, pin: FilePin | No
     if pin is None:
         raise NetworkError(f"{item.name} {item.version} is not downloaded", fix="run `invoke fetch` with a network")
     return Wheel(path=downloads.path(pin), sha256=pin.sha256)
-
-
-def _compiled_here(layer: LayerPlan) -> str:
-    """Return why it is no use to compile a layer on other machines."""
-    if layer.for_gpus:
-        return "icecc does not know nvcc"
-    project = layer.recipe.cmake
-    # our own put sources together and precompile their headers, which the other machines would parse again
-    return "its headers are precompiled" if project and project.file else ""
 
 
 def _timing(place: Workplace) -> Path:

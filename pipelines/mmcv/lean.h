@@ -1,5 +1,6 @@
-// What mmcv's CUDA sources use of torch. The headers that they name (torch/types.h and others, see CMakeLists.txt) bring
-// every operator besides, and nvcc reads all of it three times. A source that is compiled apart gets torch's own headers.
+// What mmcv's sources use of torch. The headers that they name (torch/types.h and others, see CMakeLists.txt) bring every
+// operator besides, which costs each unit several seconds, and nvcc reads all of it three times. A source that is compiled
+// apart because it needs more gets torch's own headers.
 #pragma once
 #define AT_PER_OPERATOR_HEADERS  // torch's own switch: its headers name single operators instead of all
 #include <ATen/Dispatch.h>
@@ -25,18 +26,21 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAStream.h>
 #ifdef MMCV_INDEXING
 #include <ATen/TensorIndexing.h>
 #endif
+#ifdef __CUDACC__
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
 
 #define AT_CUDA_CHECK(EXPR) C10_CUDA_CHECK(EXPR)  // as ATen/cuda/Exceptions.h has it
+#endif
 
 namespace at {
 
 inline auto device_of(const Tensor& t) { return (t.defined() ? t.options() : TensorOptions()).device_opt(); }
 
+#ifdef __CUDACC__
 namespace cuda {
 
 template <typename T>
@@ -45,6 +49,7 @@ __host__ __device__ __forceinline__ T ATenCeilDiv(T a, T b) {
 }
 
 }  // namespace cuda
+#endif
 }  // namespace at
 
 namespace torch {

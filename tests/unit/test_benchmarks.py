@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks import builds
-from benchmarks.builds import Cost, Row, measure, middle, render
+from benchmarks.builds import Cost, Row, cells, measure, middle, render, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,11 +37,51 @@ def test_the_middle_is_taken_figure_by_figure() -> None:
 
 def test_the_page_says_what_was_measured() -> None:
     """A row each, and a bar as long as its CPU seconds."""
-    rows = [Row(case="theirs", cost=replace(COST, cpu=600.0)), Row(case="ours", cost=COST, share=1 / 12, limit=1 / 9)]
-    page = render(rows, {"Date": "today"})
-    assert "| ours | 50.0 | 1/12.0 | 1/9 | reached | 0.8 | 900 MiB | 1.3 MB |" in page
-    assert f"theirs{' ' * 35}{'█' * 60} 600.0" in page
-    assert f"ours{' ' * 37}{'█' * 5} 50.0" in page
+    rows = [
+        Row(case="theirs", cost=replace(COST, cpu=600.0)),
+        Row(case="ours", cost=COST, share=1 / 12, limit=1 / 9, floor=40.0),
+    ]
+    page = render([({"Date": "today"}, list(map(asdict, rows)))])
+    assert (
+        "| ours | 50.0 | 1/12.0 of upstream's | 1/9.0 | reached | 40.0 (1.2 times) | 0.8 | 900 MiB | 1.3 MB |" in page
+    )
+    assert f"theirs{' ' * 45}{'█' * 60} 600.0 CPU s" in page
+    assert f"ours{' ' * 47}{'█' * 5} 50.0 CPU s" in page
+
+
+def test_what_is_nearly_as_much_is_said_as_a_number() -> None:
+    """An overhead of a hundredth would be lost in 1/1.0."""
+    row = Row(case="step", cost=COST, share=1.014, of="ninja alone", limit=1.03)
+    assert cells(row)[2:5] == ["1.014 of ninja alone", "1.030", "reached"]
+
+
+def test_times_of_calls_have_a_table_of_their_own() -> None:
+    """Their rows are no costs."""
+    rows = [{"call": "nms", "first_ms": 2.0, "second_ms": 1.9, "ratio": 0.95}]
+    assert "| nms | 2.0 | 1.9 | 0.95 |" in render([({"Date": "today"}, rows)])
+
+
+def test_a_case_that_there_is_not_is_refused() -> None:
+    """Before anything is measured, with those that there are."""
+    with pytest.raises(SystemExit, match="no case gpu: name some of cpu, cuda"):
+        builds.main(["cpu", "gpu"])
+
+
+def test_a_case_that_is_measured_again_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps the facts of its own run."""
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(builds, "ROOT", tmp_path)
+    write("cuda", [asdict(Row(case="slow", cost=COST))], {"Date": "then"})
+    write("cpu", [asdict(Row(case="quick", cost=COST, share=0.1, limit=0.2))], {"Date": "now"})
+    write("cpu", [asdict(Row(case="quicker", cost=COST, share=0.05, limit=0.2))], {"Date": "later"})
+    page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert (
+        page.index("Date: later.")
+        < page.index("| quicker | 50.0 | 1/20.0 of upstream's | 1/5.0 |")
+        < page.index("Date: then.")
+    )
+    assert "| slow | 50.0 |" in page
+    assert "now" not in page
 
 
 def test_what_a_command_and_its_children_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
