@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from mmstack.catalog import Catalog
 from mmstack.dist import Dist
 from mmstack.errors import InterruptedRunError, MmstackError, UsageError, VerificationError, did_you_mean
 from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded
-from mmstack.host import describe, find_installed
+from mmstack.host import cores, describe, find_installed
 from mmstack.keys import key
 from mmstack.locking import TOOLKIT
 from mmstack.model import StepKind
@@ -164,7 +165,7 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
-        started = time.monotonic()
+        started, cpu = time.monotonic(), _cpu_seconds()
         cached = self.cached(plan)
         steps = _until(plan.steps, stop_after, cached)
         self.workshop.listener(PlanReady(plan=plan, cached=cached))
@@ -198,6 +199,8 @@ class Engine:
                     verifications=self._verifications(plan) + failed,
                     seconds=time.monotonic() - started,
                     error=error,
+                    cpu_seconds=_cpu_seconds() - cpu,
+                    cores=cores(),
                 )
             )
         return self._verifications(plan)
@@ -251,6 +254,11 @@ class Engine:
     def _verifications(self, plan: Plan) -> tuple[Verification, ...]:
         store = self.workshop.store
         return tuple(found for layer in plan.layers if (found := store.find_verification(layer.verify_key)))
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of the commands that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def _until(steps: Sequence[Step], stop_after: str, cached: Collection[str] = ()) -> tuple[Step, ...]:

@@ -66,6 +66,23 @@ class BuildProgress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Edge:
+    """One command of ninja, by the first file that it made; times in seconds since the epoch."""
+
+    output: str
+    started: float
+    ended: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What one run of ninja made in a step, also one that failed."""
+
+    step: Step
+    edges: tuple[Edge, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Waiting:
     """Another run holds what this one needs."""
 
@@ -110,13 +127,15 @@ class LayerVerified:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The run is over; `error` is what ended it early."""
+    """The run is over; `error` is what ended it early, `cpu_seconds` what it and its commands took of its `cores`."""
 
     plan: Plan | None
     artifacts: tuple[Artifact, ...]
     verifications: tuple[Verification, ...]
     seconds: float
     error: MmstackError | None = None
+    cpu_seconds: float = 0.0
+    cores: int = 1
 
     @property
     def verdict(self) -> Verdict:
@@ -134,6 +153,7 @@ Event = (
     | StepEnded
     | DownloadProgress
     | BuildProgress
+    | Compiled
     | Waiting
     | Notice
     | CacheUsed

@@ -1,4 +1,4 @@
-"""Events to files: a manifest that says what was built, and a page rendered from that manifest alone."""
+"""Events to files: a manifest that says what was built; a page and a trace, which are made of that manifest alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import time
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mmstack import __version__
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
-from mmstack.events import CacheUsed, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.events import CacheUsed, Compiled, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
 from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
     import jinja2
 
-    from mmstack.events import Event
+    from mmstack.events import Edge, Event
     from mmstack.model import Artifact, LayerPlan, LockedRequirement, Plan, Step, Verification
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST_NAME = "manifest.json"
 PAGE_NAME = "report.html"
+TRACE_NAME = "trace.json"
 OUTCOMES = ("passed", "failed", "not run")
 Manifest = dict[str, Any]
 
@@ -38,7 +40,7 @@ _AXIS_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800
 
 
 class Report:
-    """Listens to a run and, when it is over, writes its manifest and its page to `dist/<stack>/`.
+    """Listens to a run and, when it is over, writes its manifest, its page and its trace to `dist/<stack>/`.
 
     A run that found everything done leaves the files of the run that did it.
 
@@ -57,6 +59,7 @@ class Report:
         self._reused: set[str] = set()
         self._steps: list[StepEnded] = []
         self._caches: list[CacheUsed] = []
+        self._edges: dict[str, list[Edge]] = {}
         self._warnings: list[str] = []
 
     def __call__(self, event: Event) -> None:
@@ -74,6 +77,8 @@ class Report:
                 self._steps.append(event)
             case CacheUsed():
                 self._caches.append(event)
+            case Compiled():
+                self._edges.setdefault(event.step.id, []).extend(event.edges)
             case Notice(level="warning"):
                 self._warnings.append(event.text)
             case LayerVerified(cached=True):
@@ -93,6 +98,7 @@ class Report:
             cached=self._cached,
             reused=self._reused,
             caches=self._caches,
+            edges=self._edges,
             warnings=self._warnings,
             reproduce=self._reproduce,
             started=self._started,
@@ -115,6 +121,7 @@ def to_manifest(
     cached: frozenset[str] = frozenset(),
     reused: set[str] | frozenset[str] = frozenset(),
     caches: Sequence[CacheUsed] = (),
+    edges: Mapping[str, Sequence[Edge]] = MappingProxyType({}),
     warnings: Sequence[str] = (),
     reproduce: str = "",
     started: float = 0.0,
@@ -128,6 +135,7 @@ def to_manifest(
         cached: the ids of the steps that were done before the run began.
         reused: the layers whose verification an earlier run did.
         caches: how a compiler cache served the steps.
+        edges: what ninja made, by the id of its step.
         warnings: what the user was warned of.
         reproduce: the commands that do the same again.
         started: when the run began, in seconds since the epoch.
@@ -143,6 +151,8 @@ def to_manifest(
         "error": error and {"slug": error.slug, "what": error.what, "why": error.why, "fix": error.fix},
         "started": datetime.fromtimestamp(started, tz=timezone.utc).isoformat(timespec="seconds"),
         "seconds": round(ended.seconds, 3),
+        "cpu_seconds": round(ended.cpu_seconds, 3),
+        "cores": ended.cores,
         "jobs": plan.jobs,
         "interpreter": {
             "path": str(plan.interpreter.path),
@@ -165,7 +175,16 @@ def to_manifest(
             for requirement in requirements
         ],
         "artifacts": [_artifact(artifact) for artifact in ended.artifacts],
-        "steps": [_step(step, results.get(step.id), step.id in cached, started) for step in plan.steps],
+        "steps": [
+            {
+                **_step(step, results.get(step.id), step.id in cached, started),
+                "edges": [
+                    {"output": edge.output, **_when(edge.started, edge.ended, started)}
+                    for edge in edges.get(step.id, ())
+                ],
+            }
+            for step in plan.steps
+        ],
         "compiler_caches": [{**vars(used), "step": used.step.id, "layer": used.step.layer} for used in caches],
         "verifications": [_verification(found, found.layer in reused) for found in ended.verifications],
         "warnings": list(dict.fromkeys(warnings)),
@@ -237,11 +256,18 @@ def _step(step: Step, ended: StepEnded | None, cached: bool, origin: float) -> M
         "kind": str(step.kind),
         "layer": step.layer,
         "title": step.title,
+        "needs": list(step.needs),
+        "heavy": step.heavy,
         "outcome": outcome,
-        "start": round(max(ended.started - origin, 0.0), 3) if ended else 0.0,
-        "seconds": round(max(ended.ended - ended.started, 0.0), 3) if ended else 0.0,
+        **(_when(ended.started, ended.ended, origin) if ended else _when(0.0, 0.0, 0.0)),
         "detail": ended.detail if ended else "",
     }
+
+
+def _when(began: float, ended: float, origin: float) -> Manifest:
+    """Return it from the run's beginning, in milliseconds, so that what followed on something does not overlap it."""
+    start = round(max(began - origin, 0.0), 3)
+    return {"start": start, "seconds": round(max(ended - origin - start, 0.0), 3)}
 
 
 def _verification(found: Verification, reused: bool) -> Manifest:  # noqa: FBT001 - a fact, not a switch
@@ -264,14 +290,17 @@ def _verification(found: Verification, reused: bool) -> Manifest:  # noqa: FBT00
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write a run's manifest and page to a folder, each whole or not at all.
+    """Write a run's manifest, page and trace to a folder, each whole or not at all.
 
     Raises:
         DiskError: the disk is full, read-only or not ours to write.
     """
-    page = render(manifest)
+    from mmstack.trace import to_trace  # noqa: PLC0415 - see render
+
+    page, trace = render(manifest), json.dumps(to_trace(manifest))
     write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
     write_atomically(folder / PAGE_NAME, page)
+    write_atomically(folder / TRACE_NAME, trace + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -333,8 +362,12 @@ def render(manifest: Manifest) -> str:
     """
     import jinja2  # noqa: PLC0415 - a run that does nothing writes no page, and starts sooner without
 
+    from mmstack.trace import critical_path  # noqa: PLC0415 - the same
+
     try:
-        return _environment().get_template("report.html.jinja").render(manifest, chart=chart(manifest["steps"]))
+        path = critical_path(manifest)
+        template = _environment().get_template("report.html.jinja")
+        return template.render(manifest, chart=chart(manifest["steps"]), path=path, path_chart=chart(path["rows"]))
     except (jinja2.UndefinedError, KeyError, TypeError, ValueError) as error:
         raise CatalogError(
             "the manifest is not one that this version of mmstack writes", why=str(error), fix="build the stack again"

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmstack.builders.progress import estimate, remember
+from mmstack.builders.progress import NINJA_LOG, estimate, recording, remember
 from mmstack.envs import python_of
 from mmstack.errors import BuildError
 from mmstack.events import Notice
@@ -85,7 +85,7 @@ def compile_project(build: Build) -> None:
                 _take_apart(build, apart)
             else:
                 raise
-    remember(build, folder / ".ninja_log")
+    remember(build, folder / NINJA_LOG)
     _remember_apart(build)
 
 
@@ -143,7 +143,8 @@ def _compile(build: Build, jobs: int, lines: list[str]) -> None:
         if (event := progress.read(line, build.step)) is not None:
             build.listener(event)
 
-    build.run(*ninja, "-j", str(jobs), *target, on_line=follow)
+    with recording(build):
+        build.run(*ninja, "-j", str(jobs), *target, on_line=follow)
 
 
 def _killed(error: BuildError, lines: Sequence[str]) -> list[str]:

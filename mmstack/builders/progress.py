@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections import Counter, deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import PurePosixPath
@@ -14,17 +14,18 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from mmstack.errors import CatalogError
-from mmstack.events import BuildProgress
+from mmstack.events import BuildProgress, Compiled, Edge
 from mmstack.store import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from mmstack.builders.build import Build
     from mmstack.model import Step
 
 EDGE = re.compile(r"^\[(\d+)/(\d+)\] (.*)")
+NINJA_LOG = ".ninja_log"
 WEIGHTS = "weights.json"
 # Seconds that a file takes where nothing better is known, the first that matches; links are told by their line.
 KINDS = {"*.cu.o": 60.0, "*.c.o": 1.0, "*.S.o": 0.3, "*.o": 6.0, "*.gch": 6.0}
@@ -122,8 +123,33 @@ def recipe_weights(folder: Path) -> dict[str, float]:
 
 def recorded(log: Path) -> dict[str, float]:
     """Return the seconds that each output took, from ninja's own log; the last time counts."""
-    rows = [line.split("\t") for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
-    return {row[3]: (int(row[1]) - int(row[0])) / 1000 for row in rows if len(row) == 5}  # noqa: PLR2004 - its columns
+    return {row[3]: (int(row[1]) - int(row[0])) / 1000 for row in _rows(log)}
+
+
+@contextmanager
+def recording(build: Build) -> Iterator[None]:
+    """Tell, when a run of ninja is over, what it made and when; of a run that failed too."""
+    log, began = build.folder / NINJA_LOG, time.time()
+    before = set(_rows(log))
+    try:
+        yield
+    finally:
+        # one row a file, of which a command may make several; times are milliseconds from ninja's own start
+        made = {(row[0], row[1], row[4]): row for row in reversed(_rows(log)) if row not in before}
+        edges = (
+            Edge(output=output, started=began + int(start) / 1000, ended=began + int(end) / 1000)
+            for start, end, _time, output, _command in made.values()
+        )
+        in_order = sorted(edges, key=lambda edge: (edge.started, edge.ended))
+        build.listener(Compiled(step=build.step, edges=tuple(in_order)))
+
+
+def _rows(log: Path) -> list[tuple[str, ...]]:
+    """Return what ninja's own log holds: start, end, time of the file, file, command."""
+    if not log.exists():
+        return []
+    rows = [tuple(line.split("\t")) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
+    return [row for row in rows if len(row) == 5]  # noqa: PLR2004 - a line that a power cut tore has fewer
 
 
 def remember(build: Build, log: Path) -> None:

@@ -31,6 +31,9 @@ def test_the_first_run_leaves_everything_in_dist(golden: Checkout) -> None:
         {"passed": 2, "failed": 0, "not run": 0},
     ]
     assert "miniext-first-value" in (golden.dist / "report.html").read_text()
+    shown = {event["name"] for event in json.loads((golden.dist / "trace.json").read_text())["traceEvents"]}
+    assert {step["title"] for step in manifest["steps"]} < shown
+    assert manifest["cpu_seconds"] > 0
     assert "--hash=sha256:" in (golden.dist / "requirements" / "run.txt").read_text()
     assert {log.name for log in (golden.dist / "logs").iterdir()} == {
         "install.log",
@@ -61,7 +64,8 @@ SPY = """
 import sys
 sys.addaudithook(lambda event, words: event == "subprocess.Popen" and print("started", words[1], file=sys.stderr))
 """
-HEAVY = ("httpx2", "unearth", "jinja2", "filelock", "psutil", "unidiff", "elftools", "mmstack.gates", "mmstack.bundle")
+LIBRARIES = ("httpx2", "unearth", "jinja2", "filelock", "psutil", "unidiff", "elftools")
+HEAVY = (*LIBRARIES, "mmstack.gates", "mmstack.bundle", "mmstack.trace")
 # cc, c++ three times, uv twice
 ASKED = ("--version", "--version", "-dumpmachine", "-Wl,--version", "--version", "python list")
 

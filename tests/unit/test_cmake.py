@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import pytest
 from mmstack.builders.build import Build, Workplace
 from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.errors import BuildError, GateError
-from mmstack.events import BuildProgress, Notice
+from mmstack.events import BuildProgress, Compiled, Edge, Notice
 from mmstack.graph import has_project
 from mmstack.model import CMakeProject, Compiler, Linker, Step, StepKind
 from tests.miniature import Miniature
@@ -99,6 +100,11 @@ class Bench:
         return self.place.built / "_ext.so"
 
     @property
+    def compiled(self) -> list[Edge]:
+        """Return what was told of ninja's commands."""
+        return [edge for event in self.events if isinstance(event, Compiled) for edge in event.edges]
+
+    @property
     def log(self) -> str:
         """Return all that the commands said."""
         return self.place.log.read_text(encoding="utf-8")
@@ -181,6 +187,29 @@ def test_a_project_is_compiled_and_tells_how_far_it_is(bench: Bench) -> None:
     assert "ninja -C" in bench.log
     assert "-j 2\n" in bench.log
     assert bench.warnings == []
+
+
+def test_what_ninja_made_is_told_with_its_times(bench: Bench) -> None:
+    """Of this run alone: the next one that has nothing to do made nothing, and one that changed a file made that."""
+    began = time.time()
+    bench.build()
+    assert [edge.output.rpartition("/")[2] for edge in bench.compiled][-1] == "_ext.so"
+    assert {edge.output.rpartition("/")[2] for edge in bench.compiled} >= {"alone.cpp.o", "unity_both_cxx.cxx.o"}
+    assert all(began <= edge.started <= edge.ended <= time.time() for edge in bench.compiled)
+    bench.events.clear()
+    bench.build()
+    assert bench.compiled == []
+    bench.write(alone="int alone() { return 4; }\n")
+    bench.build()
+    assert [edge.output.rpartition("/")[2] for edge in bench.compiled] == ["alone.cpp.o", "_ext.so"]
+
+
+def test_what_ninja_made_before_it_failed_is_told(bench: Bench) -> None:
+    """A picture of what took long is wanted then too."""
+    bench.write(alone="int alone() { return here; }\n")
+    with pytest.raises(BuildError):
+        bench.build()
+    assert [edge.output.rpartition("/")[2] for edge in bench.compiled] == ["unity_both_cxx.cxx.o"]
 
 
 def test_a_project_is_linked_by_the_linker_of_the_plan(bench: Bench) -> None:

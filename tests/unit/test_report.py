@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmstack.diagnose import plain
 from mmstack.errors import BuildError, CatalogError, DiskError, UsageError
-from mmstack.events import Event, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.events import Compiled, Edge, Event, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
 from mmstack.model import (
     Artifact,
     CheckResult,
@@ -150,7 +150,7 @@ def a_plan() -> Plan:
         verify_key="2" * 64,
         reproducible=True,
     )
-    kinds = (StepKind.FETCH, StepKind.BUILD, StepKind.VERIFY)
+    chain = {StepKind.FETCH: (), StepKind.BUILD: ("fetch mmx",), StepKind.VERIFY: ("build mmx",)}
     return Plan(
         stack=Stack(
             name="mini",
@@ -169,7 +169,9 @@ def a_plan() -> Plan:
         layers=(layer,),
         run_requires=(LockedRequirement(name="numpy", version="2.0", sha256=(SHA,)),),
         verify_requires=(LockedRequirement(name="pytest", version="9.0", sha256=(SHA,)),),
-        steps=tuple(Step(kind=kind, layer="mmx", needs=(), key="k", title=f"{kind} mmx 1.0") for kind in kinds),
+        steps=tuple(
+            Step(kind=kind, layer="mmx", needs=needs, key="k", title=f"{kind} mmx 1.0") for kind, needs in chain.items()
+        ),
         key="3" * 64,
         warnings=("the plan warns",),
     )
@@ -193,7 +195,12 @@ WHEEL = Artifact(
     seconds=83.0,
     gates=("tag", "symbols"),
 )
-ENDED = RunEnded(plan=PLAN, artifacts=(WHEEL,), verifications=(VERIFIED,), seconds=90.0)
+ENDED = RunEnded(plan=PLAN, artifacts=(WHEEL,), verifications=(VERIFIED,), seconds=90.0, cpu_seconds=135.0, cores=2)
+EDGES = (
+    Edge(output="mmx.dir/a.cpp.o", started=BEGAN, ended=BEGAN + 20),
+    Edge(output="mmx.dir/b.cpp.o", started=BEGAN, ended=BEGAN + 50),
+    Edge(output="mmx.so", started=BEGAN + 50, ended=BEGAN + 60),
+)
 
 
 def step_events() -> list[StepEnded]:
@@ -209,7 +216,13 @@ def step_events() -> list[StepEnded]:
 def a_manifest(ended: RunEnded = ENDED) -> Manifest:
     """Return the manifest of a finished run."""
     return to_manifest(
-        ended, PLAN, steps=step_events(), warnings=["beware"], reproduce="uv run invoke build-stack", started=BEGAN
+        ended,
+        PLAN,
+        steps=step_events(),
+        edges={"build mmx": EDGES},
+        warnings=["beware"],
+        reproduce="uv run invoke build-stack",
+        started=BEGAN,
     )
 
 
@@ -249,11 +262,46 @@ def test_a_run_leaves_a_manifest_that_says_all_that_went_in(tmp_path: Path) -> N
     assert (manifest["steps"][2]["start"], manifest["steps"][2]["seconds"]) == (60.0, 30.0)
 
 
-def test_the_page_needs_the_manifest_alone(tmp_path: Path) -> None:
-    """Rendering again from the file gives the very page that the run wrote."""
-    listen(tmp_path, *step_events(), ENDED)
+def test_the_page_and_the_trace_need_the_manifest_alone(tmp_path: Path) -> None:
+    """Writing them again from the file gives the very ones that the run wrote."""
+    listen(tmp_path, *step_events(), Compiled(step=PLAN.steps[1], edges=EDGES), ENDED)
     folder = tmp_path / "mini"
-    assert render(read_manifest(folder)) == (folder / "report.html").read_text(encoding="utf-8")
+    written = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    assert written.keys() == {"manifest.json", "report.html", "trace.json"}
+    assert "mmx.so" in written["report.html"]
+    write(folder, read_manifest(folder))
+    assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == written
+
+
+def test_what_ninja_made_is_in_the_manifest_with_its_step(tmp_path: Path) -> None:
+    """Of every run of ninja in that step, for one that was killed carries on."""
+    compiled = [Compiled(step=PLAN.steps[1], edges=edges) for edges in (EDGES[:1], EDGES[1:])]
+    listen(tmp_path, *step_events(), *compiled, ENDED)
+    manifest = read_manifest(tmp_path / "mini")
+    assert manifest["steps"][1]["edges"] == [
+        {"output": "mmx.dir/a.cpp.o", "start": 0.0, "seconds": 20.0},
+        {"output": "mmx.dir/b.cpp.o", "start": 0.0, "seconds": 50.0},
+        {"output": "mmx.so", "start": 50.0, "seconds": 10.0},
+    ]
+    assert (manifest["steps"][1]["needs"], manifest["steps"][1]["heavy"]) == (["fetch mmx"], False)
+    assert (manifest["cpu_seconds"], manifest["cores"]) == (135.0, 2)
+
+
+def test_the_page_shows_what_made_the_run_as_long_as_it_was() -> None:
+    """The chain of steps and commands with their seconds, what of the run that was, and how busy the cores were."""
+    page = Page(render(a_manifest()))
+    _before, _title, section = page.text.partition("Critical path")
+    section = section.partition("Wheels")[0]
+    assert "together 1 min 30 s of the 1 min 30 s" in section
+    assert "75 % of what 2 cores" in section
+    assert "build mmx: 3 commands, 1.3 at once on average, at most 2" in section
+    assert [word for word in ("b.cpp.o", "a.cpp.o", "mmx.so") if f" {word} " in section] == ["b.cpp.o", "mmx.so"]
+
+
+def test_a_run_of_cached_steps_has_no_critical_path() -> None:
+    """Nothing is drawn of nothing."""
+    cached = [replace(event, outcome="cached") for event in step_events()]
+    assert "Critical path" not in render(to_manifest(ENDED, PLAN, steps=cached))
 
 
 def test_the_page_shows_what_a_reader_asks_for() -> None:
