@@ -394,7 +394,16 @@ def patches_save(_c: Context, layer: str, name: str, reason: str = "", debug: bo
         session.save_patch(layer, name, reason or name.replace("-", " "))
 
 
-namespace = Collection(build_stack, plan, fetch, verify, doctor, report, lock)
+@task(iterable=["case"], help={"case": "what to measure, e.g. cpu; again for each (default: all)"})
+def bench(_c: Context, case: Sequence[str] | None = None) -> None:
+    """Measure upstream's way to build and ours in turn, and write docs/benchmarks.md."""
+    with _session():
+        from benchmarks.builds import main  # noqa: PLC0415 - see _session
+
+        main(case or ())
+
+
+namespace = Collection(build_stack, plan, fetch, verify, doctor, report, lock, bench)
 namespace.add_collection(Collection("patches", patches_check, patches_edit, patches_save))
 namespace.add_collection(Collection("sources", sources_compare))
 

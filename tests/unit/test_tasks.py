@@ -123,6 +123,16 @@ def test_the_locks_fit(invoke: Invoke) -> None:
     assert (done.returncode, done.stdout) == (0, "".join(f"{name} fits\n" for name in locks))
 
 
+def test_the_benchmark_is_a_task_too(invoke: Invoke, tmp_path: Path) -> None:
+    """It measures the cases that are named, all where none is."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import benchmarks.builds as it\nit.main = lambda names: print(*names, '.')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    assert invoke("bench", "--case", "cpu", "--case", "starts", PYTHONPATH=path).stdout == "cpu starts .\n"
+    assert invoke("bench", PYTHONPATH=path).stdout == ".\n"
+
+
 def test_a_state_that_cannot_be_written_is_told(invoke: Invoke, tmp_path: Path) -> None:
     """With the variable that says where it is."""
     (tmp_path / "file").touch()
