@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from mmstack.envs import uv_path
 from mmstack.host import find_compiler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import resource
+    from collections.abc import Callable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / ".mmstack" / "bench"
@@ -42,6 +44,7 @@ LIMITS = {"cpu": 1 / 9, "cuda": 1 / 5}
 CHANGED = {"cpu": "pytorch/cpu/nms.cpp", "cuda": "pytorch/cuda/nms_cuda.cu"}
 CASES = (*STACKS, "starts", "run-time")
 STARTS = 7
+POLL = 0.2
 # what each source includes
 HEADERS = {
     ".cu": '#include "pytorch_cuda_helper.hpp"\n#include "pytorch_cpp_helper.hpp"\n',
@@ -93,11 +96,57 @@ class Row:
 
 def measure(words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str]) -> Cost:
     """Run a command to its end and return what it took; one that fails ends the benchmark."""
-    log = BENCH / "log.txt"
+    return _measure(words, cwd, environment, lambda process: os.wait4(process.pid, 0)[1:])
+
+
+def in_turn(
+    words: Sequence[str | Path],
+    cwd: Path,
+    environment: Mapping[str, str],
+    other: Callable[[], Cost],
+    every: float = 240,
+) -> tuple[Cost, Cost]:
+    """Run a long command and return what it took, and the mean of another one's cost.
+
+    The long one is held still for it each `every` seconds, and it is run once before and once after: what else a
+    machine does may make everything many times slower for a while, and so both are slowed alike.
+    """
+    others = [other()]
+
+    def wait(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusage]:
+        until = time.monotonic() + every
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                return status, usage
+            if time.monotonic() > until:
+                os.killpg(process.pid, signal.SIGSTOP)
+                others.append(other())
+                os.killpg(process.pid, signal.SIGCONT)
+                until = time.monotonic() + every
+            time.sleep(POLL)
+
+    cost = _measure(words, cwd, environment, wait, log=BENCH / "long.txt")
+    others.append(other())
+    # what it was held still for is not its own
+    wall = round(cost.wall - sum(each.wall for each in others[1:-1]), 2)
+    return replace(cost, wall=wall), one_of(others, statistics.fmean)
+
+
+def _measure(
+    words: Sequence[str | Path],
+    cwd: Path,
+    environment: Mapping[str, str],
+    wait: Callable[[subprocess.Popen[bytes]], tuple[int, resource.struct_rusage]],
+    log: Path | None = None,
+) -> Cost:
+    log = log or BENCH / "log.txt"
     started = time.monotonic()
     with log.open("w", encoding="utf-8") as sink:
-        process = subprocess.Popen(list(map(str, words)), cwd=cwd, env=dict(environment), stdout=sink, stderr=sink)  # noqa: S603 - ours
-        _pid, status, usage = os.wait4(process.pid, 0)
+        process = subprocess.Popen(  # noqa: S603 - ours
+            list(map(str, words)), cwd=cwd, env=dict(environment), stdout=sink, stderr=sink, start_new_session=True
+        )
+        status, usage = wait(process)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(map(str, words))} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
@@ -127,15 +176,20 @@ class Project:
         # torch 2.13 goes through ccache by itself where it is installed
         return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **self.variables}
 
-    def upstream(self, out: Path) -> Cost:
-        """Build the tree as upstream does."""
-        tree = BENCH / "tree"
-        for folder in (tree, out):
+    def upstream(self, out: Path, other: Callable[[], Cost]) -> tuple[Cost, Cost]:
+        """Build the tree as upstream does, in turn with another way; return both costs."""
+        tree, env = BENCH / "tree", BENCH / "env"
+        for folder in (tree, env, out):
             shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.work / "tree", tree, ignore=shutil.ignore_patterns("CMakeLists.txt", "lean.h"))
+        # of its own: the other way makes this project anew
+        shutil.copytree(self.work / "env", env, symlinks=True, copy_function=os.link)
         words: list[str | Path] = [uv_path(), "build", "--offline", "--wheel", "--no-build-isolation", "--out-dir", out]
-        options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count())}
-        return _with_wheel(measure([*words, "--python", self.python, tree], tree, {**self.environment, **options}), out)
+        path = os.pathsep.join([str(env / "bin"), os.environ["PATH"]])
+        options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count()), "PATH": path}
+        words += ["--python", env / "bin" / "python", tree]
+        cost, others = in_turn(words, tree, {**self.environment, **options}, other)
+        return _with_wheel(cost, out), others
 
     def ninja(self) -> Cost:
         """Compile what is configured by ninja alone, and leave it as it was."""
@@ -236,10 +290,10 @@ def compare(checkout: Checkout, name: str) -> list[Row]:
     """Return both ways' rows for a kind of stack; of what is compiled for many architectures no more than that."""
     options, title = STACKS[name], f"mmcv, {name}"
     more = _ours_alone(checkout, name, title) if name in CHANGED else []
-    ours = checkout.ours(options)
     if name == "cpu" and shutil.which("ccache"):
         more += _cached(checkout, options, title)
-    upstream = checkout.configured(options).upstream(BENCH / f"upstream-{name}")
+    project = checkout.configured(options)
+    upstream, ours = project.upstream(BENCH / f"upstream-{name}", lambda: checkout.ours(options))
     alone, floor = next(((row.cost.cpu, row.floor) for row in more), (None, None))
     first = Row(case=f"{title}: ours", cost=ours, limit=LIMITS.get(name), floor=floor)
     if alone:
@@ -277,19 +331,24 @@ def starts(checkout: Checkout) -> list[Row]:
     """Return the rows of a build that has nothing to do and of the list of tasks, the median of several each."""
     checkout.invoke("build-stack")
     alone = [sys.executable, "-c", "import invoke.program"]
-    floor = middle([measure(alone, checkout.root, checkout.environment) for _ in range(STARTS)]).cpu
+    floor = one_of([measure(alone, checkout.root, checkout.environment) for _ in range(STARTS)]).cpu
     cases = {"build-stack, nothing to do": (("build-stack",), 1.0), "invoke --list": (("--list",), 0.3)}
     return [
-        Row(case=case, cost=middle([checkout.invoke(*words) for _ in range(STARTS)]), limit=limit, floor=floor)
+        Row(case=case, cost=one_of([checkout.invoke(*words) for _ in range(STARTS)]), limit=limit, floor=floor)
         for case, (words, limit) in cases.items()
     ]
 
 
-def middle(costs: Sequence[Cost]) -> Cost:
-    """Return the median of each figure."""
+def one_of(costs: Sequence[Cost], kind: Callable[[list[float]], float] = statistics.median) -> Cost:
+    """Return one figure of each, the median if not said otherwise."""
     names = ("cpu", "wall", "peak")
-    found = {name: statistics.median(getattr(cost, name) for cost in costs) for name in names}
-    return Cost(cpu=round(found["cpu"], 3), wall=round(found["wall"], 3), peak=round(found["peak"]))
+    found = {name: kind([getattr(cost, name) for cost in costs]) for name in names}
+    return Cost(
+        cpu=round(found["cpu"], 3),
+        wall=round(found["wall"], 3),
+        peak=round(found["peak"]),
+        wheel=costs[0].wheel,
+    )
 
 
 def run_time(checkout: Checkout) -> list[dict[str, Any]]:
@@ -297,7 +356,7 @@ def run_time(checkout: Checkout) -> list[dict[str, Any]]:
     options = STACKS["cpu"]
     upstream = BENCH / "upstream-cpu"
     if not upstream.exists():
-        checkout.configured(options).upstream(upstream)
+        checkout.configured(options).upstream(upstream, lambda: checkout.ours(options))
     checkout.invoke("build-stack", "--offline")
     ours = checkout.state / "artifacts" / checkout.key(options)
     unpacked = [_unpack(wheels, BENCH / f"package-{number}") for number, wheels in enumerate((upstream, ours))]
@@ -319,9 +378,10 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
     lines = [
         "# Benchmarks",
         "",
-        "Made by `uv run nox -s bench`, both ways of a case in turn in one run; each build once. A `share` is one of",
-        "CPU seconds. The `floor` of a build is what ninja alone took, less what its units take that hold nothing but",
-        "their headers: compilation with headers already parsed. That of a start is Python that imports Invoke.",
+        "Made by `uv run nox -s bench`, both ways of a case in turn in one run: upstream's build is held still each four",
+        "minutes for one of ours, of which the mean is given; all else is done once. A `share` is one of CPU seconds. The",
+        "`floor` of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
+        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]

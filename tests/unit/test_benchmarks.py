@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from benchmarks import builds
-from benchmarks.builds import Cost, Row, cells, measure, middle, render, write
+from benchmarks.builds import Cost, Row, cells, in_turn, measure, one_of, render, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,29 @@ def test_a_limit_is_of_upstream_s_cpu_seconds_or_of_the_clock(share: float | Non
 def test_the_middle_is_taken_figure_by_figure() -> None:
     """One slow start does not count."""
     costs = [Cost(cpu=cpu, wall=wall, peak=peak) for cpu, wall, peak in ((1, 5, 30), (9, 2, 10), (2, 3, 20))]
-    assert middle(costs) == Cost(cpu=2, wall=3, peak=20)
+    assert one_of(costs) == Cost(cpu=2, wall=3, peak=20)
+
+
+def test_a_long_command_is_held_still_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run before it, while it is held still, and after it, and are no part of what it took."""
+    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    program = "import os, time\nfor n in range(40): open('ticks', 'a').write('.'); time.sleep(0.05)"
+    seen: list[int] = []
+
+    def other() -> Cost:
+        ticks = tmp_path / "ticks"
+        before = ticks.stat().st_size if ticks.exists() else 0
+        time.sleep(0.5)
+        assert before == (ticks.stat().st_size if ticks.exists() else 0), "it is held still"
+        seen.append(before)
+        return Cost(cpu=float(len(seen)), wall=0.5, peak=1)
+
+    cost, mean = in_turn([sys.executable, "-c", program], tmp_path, dict(os.environ), other, every=0.7)
+    assert seen[0] == 0
+    assert seen[-1] == 40
+    assert len(seen) > 2, "one at least between them"
+    assert mean.cpu == pytest.approx((len(seen) + 1) / 2)
+    assert cost.wall >= 2.0
 
 
 def test_the_page_says_what_was_measured() -> None:
