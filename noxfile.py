@@ -12,6 +12,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["tests", "lint", "typecheck"]
 nox.options.error_on_external_run = True
 
+CUDA = ("--cuda", "13.0", "--index-only", "--arch", "9.0")
 SOURCES = ("mmstack", "benchmarks", "pipelines", "tests", "tasks.py", "noxfile.py")
 
 
@@ -74,8 +75,7 @@ def compare(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def cuda(session: nox.Session) -> None:
     """Compile mmcv's CUDA ops with a toolkit of wheels, for one architecture, and read their machine code back."""
-    options = ("--cuda", "13.0", "--index-only", "--arch", "9.0", "--stop-after", "gate")
-    session.run("invoke", "build-stack", *options, external=True)
+    session.run("invoke", "build-stack", *CUDA, "--stop-after", "gate", external=True)
 
 
 @nox.session(venv_backend="none")
@@ -98,6 +98,14 @@ def caches(session: nox.Session) -> None:
     sync(session, "test")
     session.run("invoke", "fetch", "--stack", "cpu", "--compiler-cache", "sccache", external=True)
     session.run("pytest", "-m", "slow", "-n", "0", "tests/integration/test_shared_cache.py", *session.posargs)
+
+
+@nox.session
+def memory(session: nox.Session) -> None:
+    """Compile mmcv's CUDA ops where no more than 4 GB of memory may be used; needs root."""
+    sync(session, "test")
+    session.run("invoke", "build-stack", *CUDA, "--stop-after", "fetch", external=True)
+    session.run("pytest", "-m", "slow", "-n", "0", "tests/integration/test_memory.py", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -378,10 +378,10 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
     lines = [
         "# Benchmarks",
         "",
-        "Made by `uv run nox -s bench`, both ways of a case in turn in one run: upstream's build is held still each four",
-        "minutes for one of ours, of which the mean is given; all else is done once. A `share` is one of CPU seconds. The",
-        "`floor` of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
-        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
+        "Made by `uv run nox -s bench`, both ways of a case in turn in one run: upstream's build is held still each",
+        "four minutes for one of ours, of which the mean is given; all else is done once. A `share` is one of CPU",
+        "seconds. The `floor` of a build is what ninja alone took, less what its units take that hold nothing but",
+        "their headers: compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]

@@ -505,8 +505,10 @@ def _memory(table: Table) -> int:
 
 
 def _cuda(table: Table) -> CudaBuild:
-    table.only("memory_per_job_mib", "local_version")
-    return CudaBuild(memory_per_job=_memory(table), local_version=table.text("local_version", ""))
+    table.only("memory_per_job_mib", "local_version", "units")
+    if (units := table.get("units", int, 0)) < 0:
+        raise table.wrong("units", "must be at least 0")
+    return CudaBuild(memory_per_job=_memory(table), local_version=table.text("local_version", ""), units=units)
 
 
 def _support(entry: Table) -> CudaSupport:

@@ -39,8 +39,9 @@ from mmstack.events import (
     StepStarted,
     Waiting,
 )
+from mmstack.jobs import memory_per_job
 from mmstack.report import OUTCOMES, PAGE_NAME, duration, size, to_manifest, to_markdown
-from mmstack.resolve import BUILT_KINDS, memory_per_job
+from mmstack.resolve import BUILT_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -546,7 +547,7 @@ def _source_facts(plan: Plan) -> Iterator[tuple[str, str]]:
         if layer.source.kind in BUILT_KINDS and layer.flags:
             yield f"{layer.name} flags", " ".join(f"{name}={value}" for name, value in layer.flags.items())
         if layer.seconds:
-            here = f"{duration(layer.seconds / layer.jobs)} here with {layer.jobs} jobs"
+            here = f"{duration(layer.seconds / layer.jobs.total)} here with {layer.jobs.total} jobs"
             memory = f"{memory_per_job(layer) / (1 << 30):.1f} GiB of memory a job"
             yield f"{layer.name} takes", f"about {duration(layer.seconds)} of one core, {here}: an estimate; {memory}"
 

@@ -340,12 +340,15 @@ class Cost:
 class CudaBuild:
     """How a layer is compiled for GPUs: bytes of memory a job, and the local part of its wheel's version.
 
+    `units` is how many files a CMake project of ours gives to nvcc, 0 where nobody says.
+
     In `local_version`, `{cuda}` is the toolkit's version and `{<layer>}` that of a layer, both without
     what comes after the minor version and `{cuda}` without its dot.
     """
 
     memory_per_job: int
     local_version: str
+    units: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,6 +575,18 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """How many files are compiled at once, of these how many by nvcc, and how many architectures by one nvcc.
+
+    `nvcc` is 0 where nothing tells these apart: then all are taken for the heavier kind.
+    """
+
+    total: int
+    nvcc: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerPlan:
     """One layer of a plan, everything decided.
 
@@ -612,7 +627,7 @@ class LayerPlan:
     packages: tuple[DistroPackage, ...] = ()
     tree: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     seconds: int = 0
-    jobs: int = 1
+    jobs: Jobs = Jobs(total=1)
     warnings: tuple[str, ...] = ()
 
     @property

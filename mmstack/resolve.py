@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from mmstack import constraints
+from mmstack import constraints, jobs
 from mmstack.catalog import PRESET, choices_of_flags
 from mmstack.errors import CatalogError, ConstraintError, HostError, UsageError, did_you_mean
 from mmstack.graph import steps
@@ -51,7 +51,6 @@ INSTALLED = "installed.py"
 INDEX_KINDS = ("wheel", "sdist")
 SOURCES: tuple[SourceKind, ...] = ("git", "archive", "sdist", "distro")  # what `source` means, best first
 BUILT_KINDS = frozenset({*SOURCES, "path"})
-MEMORY_KEPT_FREE = 1 << 30
 MEMORY_OF_A_SUITE = 2 << 30
 CUDA_VERSION = re.compile(r"\d+\.\d+")
 
@@ -175,13 +174,13 @@ def resolve(
     variants = [plan.variant for plan in layers.values() if plan.variant]
     run = _merge(locked, ["run", *(f"run-{variant}" for variant in variants if f"run-{variant}" in locked)])
     verify = _merge(locked, ["verify"], without=run)
-    ordered = tuple(replace(layer, jobs=request.jobs or _jobs(host, layer)) for layer in layers.values())
+    ordered = tuple(replace(layer, jobs=jobs.choose(host, layer, request.jobs)) for layer in layers.values())
     compiled = [layer for layer in ordered if layer.recipe.compiles and layer.source.kind in BUILT_KINDS]
     return Plan(
         stack=stack,
         interpreter=interpreter,
         compiler=tools.compiler,
-        jobs=max((layer.jobs for layer in compiled), default=request.jobs or host.cores),
+        jobs=max((layer.jobs.total for layer in compiled), default=request.jobs or host.cores),
         layers=ordered,
         run_requires=run,
         verify_requires=verify,
@@ -191,7 +190,7 @@ def resolve(
         toolkit=tools.toolkit,
         architectures=tools.architectures,
         cubins=_merge(locked, ["cubins"]) if tools.toolkit else (),
-        roomy=all(_room_beside(host, layer) >= MEMORY_OF_A_SUITE for layer in compiled),
+        roomy=all(jobs.room_beside(host, layer) >= MEMORY_OF_A_SUITE for layer in compiled),
     )
 
 
@@ -718,21 +717,6 @@ def _plan_key(stack: Stack, layers: Sequence[LayerPlan], run: Sequence[LockedReq
             "run": [[item.name, item.version, *item.sha256] for item in run],
         },
     )
-
-
-def _jobs(host: Host, layer: LayerPlan) -> int:
-    """Return how many compilers of a layer run at once: what cores and memory allow."""
-    return max(1, min(host.cores, (host.memory - MEMORY_KEPT_FREE) // memory_per_job(layer)))
-
-
-def _room_beside(host: Host, layer: LayerPlan) -> int:
-    """Return the memory that is left while a layer is compiled."""
-    return host.memory - MEMORY_KEPT_FREE - layer.jobs * memory_per_job(layer)
-
-
-def memory_per_job(layer: LayerPlan) -> int:
-    """Return the bytes that one compiler of a layer takes."""
-    return layer.recipe.cuda.memory_per_job if layer.for_gpus and layer.recipe.cuda else layer.recipe.memory_per_job
 
 
 def _warnings(layers: Sequence[LayerPlan], tools: Tools, stack: Stack) -> tuple[str, ...]:

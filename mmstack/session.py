@@ -18,9 +18,10 @@ from mmstack.engine import Engine
 from mmstack.envs import uv_path
 from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice
+from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.report import Report, read_manifest, write
-from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, memory_per_job, select
+from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
 from mmstack.toolchains.system import every
@@ -103,7 +104,7 @@ class Session:
                         "patches": [patch.id for patch in layer.patches],
                         "flags": dict(layer.flags),
                         "seconds": layer.seconds,
-                        "jobs": layer.jobs,
+                        "jobs": layer.jobs.total,
                         "memory_per_job": memory_per_job(layer),
                     }
                     for layer in plan.layers

@@ -332,11 +332,13 @@ class Workshop:
                 place=place,
                 compiler=plan.compiler,
                 # what others compile is on top of what this machine has cores and memory for
-                jobs=layer.jobs + (self.network.slots if self.network and spread else 0),
+                jobs=layer.jobs.total + (self.network.slots if self.network and spread else 0),
                 step=step,
                 listener=self.listener,
                 variables=variables | cached | spread,
                 programs=tuple(programs),
+                # a compiler cache would find nothing for a machine with another number of cores
+                threads=1 if cached else layer.jobs.threads,
             )
 
     @contextmanager

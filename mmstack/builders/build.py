@@ -52,7 +52,8 @@ class Workplace:
 class Build:
     """One layer's build: what is built where and with what, and who is told how far it is.
 
-    `variables` and folders of `programs` are those of the toolchain, for a layer that is compiled for GPUs.
+    `variables` and folders of `programs` are those of the toolchain, for a layer that is compiled for GPUs. One nvcc
+    compiles for `threads` architectures at once.
     """
 
     layer: LayerPlan
@@ -63,6 +64,7 @@ class Build:
     listener: Listener
     variables: Mapping[str, str] = field(default_factory=dict)
     programs: tuple[Path, ...] = ()
+    threads: int = 1
 
     @property
     def title(self) -> str:
@@ -119,6 +121,8 @@ class Build:
             extra |= {"CC": str(self.compiler.cc), "CXX": str(self.compiler.cxx)}
             if linked := flags(self.compiler.linker):
                 extra["LDFLAGS"] = f"{linked} {extra.get('LDFLAGS', '')}".rstrip()
+        if self.threads > 1:  # no option of a command: what is compiled already would be compiled again by another one
+            extra["NVCC_APPEND_FLAGS"] = f"--threads {self.threads}"
         folders = (self.place.env / "bin", *self.programs)
         return scrubbed(
             self.place.home,

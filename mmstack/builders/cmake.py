@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from mmstack.envs import python_of
 from mmstack.errors import BuildError
 from mmstack.events import Notice
 from mmstack.host import memory
-from mmstack.resolve import memory_per_job
+from mmstack.jobs import memory_per_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,7 @@ def compile_project(build: Build) -> None:
             break
         except BuildError as error:
             if killed := _killed(error, lines):
-                jobs = _fewer(build, jobs, killed, error)
+                build, jobs = replace(build, threads=1), _fewer(build, jobs, killed, error)
             elif apart := _units(build, lines):
                 _take_apart(build, apart)
             else:
@@ -113,6 +114,8 @@ def _configure(build: Build, apart: Sequence[str]) -> str:
     if project.file:
         shutil.copyfile(build.layer.recipe.folder / project.file, place.tree / "CMakeLists.txt")
         told = {"APART": ";".join(apart)}
+        if nvcc := build.layer.jobs.nvcc:
+            told["NVCC_JOBS"] = str(nvcc)
     else:
         told = {name: value for name, value in build.layer.flags.items() if value} | build.filled(project.definitions)
     # search paths CMake takes from the environment itself, where they are joined as there
@@ -167,7 +170,7 @@ def _fewer(build: Build, jobs: int, killed: Sequence[str], error: BuildError) ->
         BuildError: one alone was killed.
     """
     names = ", ".join(killed[:SHOWN]) + (f" and {len(killed) - SHOWN} more" if len(killed) > SHOWN else "")
-    if jobs == 1:
+    if jobs == build.threads == 1:
         import psutil  # noqa: PLC0415 - for this alone, and all that plans imports this module
 
         free = psutil.virtual_memory().available
@@ -179,7 +182,7 @@ def _fewer(build: Build, jobs: int, killed: Sequence[str], error: BuildError) ->
             why=f"memory was not enough for {names}, alone: {_gib(memory())} may be used, {_gib(free)} are free now",
             fix="give it more memory or swap, or leave out what is so large; the next run carries on from there",
         ) from error
-    each, fewer = memory_per_job(build.layer), jobs // 2
+    each, fewer = memory_per_job(build.layer), max(1, jobs // 2)
     text = f"{build.layer.name}: killed for want of memory: {names}; carrying on with {fewer} at once instead of {jobs}"
     build.listener(Notice(text=f"{text} (the recipe reckons with {_gib(each)} each)", level="warning"))
     return fewer

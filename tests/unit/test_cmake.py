@@ -17,7 +17,7 @@ from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.errors import BuildError, GateError
 from mmstack.events import BuildProgress, Compiled, Edge, Notice
 from mmstack.graph import has_project
-from mmstack.model import CMakeProject, Compiler, Linker, Step, StepKind
+from mmstack.model import CMakeProject, Compiler, Jobs, Linker, Step, StepKind
 from tests.miniature import Miniature
 
 if TYPE_CHECKING:
@@ -355,6 +355,33 @@ def test_where_compilers_are_killed_fewer_run_at_once(
     assert bench.module.exists()
     assert [warning.partition("carrying on with ")[2].split()[0] for warning in bench.warnings] == fewer
     assert "_ext.dir/" in bench.warnings[0], "the files are named"
+
+
+def test_one_nvcc_for_several_architectures_is_told_by_a_variable(bench: Bench) -> None:
+    """An option of its commands would make ninja compile again what is there, once the number is another."""
+    assert "NVCC_APPEND_FLAGS" not in bench.task.environment()
+    assert replace(bench.task, threads=3).environment()["NVCC_APPEND_FLAGS"] == "--threads 3"
+
+
+def test_where_an_nvcc_is_killed_it_compiles_for_one_architecture_at_a_time(bench: Bench) -> None:
+    """Even where it was alone; only then is memory said not to be enough."""
+    bench.jobs = 1
+    killing = '#!/bin/sh\ncase "$NVCC_APPEND_FLAGS $*" in --threads*_ext.dir*) kill -9 $$ ;; esac\nexec g++ "$@"\n'
+    bench.compiler(killing)
+    task = replace(bench.task, threads=2)
+    configure(task)
+    compile_project(task)
+    assert bench.module.exists()
+    assert len(bench.warnings) == 1
+
+
+def test_a_project_of_ours_is_told_how_many_units_nvcc_compiles_at_once(bench: Bench) -> None:
+    """Where that is known."""
+    configure(bench.task)
+    assert "NVCC_JOBS" not in read_cache(bench.place.built)
+    shutil.rmtree(bench.place.built)
+    configure(replace(bench.task, layer=replace(bench.layer, jobs=Jobs(total=8, nvcc=3))))
+    assert read_cache(bench.place.built)["NVCC_JOBS"] == "3"
 
 
 def test_a_build_whose_ninja_was_killed_carries_on(bench: Bench) -> None:

@@ -375,7 +375,7 @@ def test_jobs_come_from_cores_and_memory(mini: Miniature, cores: int, gibibytes:
     """Half a gibibyte for each job of the heaviest layer, one kept free, at least one job."""
     assert mini.plan(host=replace(HOST, cores=cores, memory=gibibytes << 30)).jobs == jobs
     plan = mini.plan(Request(jobs=7), host=replace(HOST, cores=cores))
-    assert (plan.jobs, plan.layer("ext").jobs) == (7, 7)
+    assert (plan.jobs, plan.layer("ext").jobs.total) == (7, 7)
 
 
 def test_each_layer_has_jobs_of_its_own(mini: Miniature) -> None:
@@ -383,7 +383,7 @@ def test_each_layer_has_jobs_of_its_own(mini: Miniature) -> None:
     machine = replace(HOST, cores=16, memory=9 << 30)
     mini.edit("pipelines/top/recipe.toml", "[build]\n", "[build]\ncompiles = true\nmemory_per_job_mib = 4096\n")
     plan = mini.plan(host=machine)
-    assert {layer.name: layer.jobs for layer in plan.layers if layer.recipe.compiles} == {"ext": 16, "top": 2}
+    assert {layer.name: layer.jobs.total for layer in plan.layers if layer.recipe.compiles} == {"ext": 16, "top": 2}
     assert plan.jobs == 16
 
 

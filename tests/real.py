@@ -1,0 +1,30 @@
+"""A copy of this checkout with a state of its own, for real builds that must not share what is built already."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("mmstack", "pipelines", "patches", "stacks", "toolkits", "tasks.py", "pyproject.toml")
+CUDA = ("--cuda", "13.0", "--index-only", "--arch", "9.0")
+
+
+def lay_out(folder: Path) -> Path:
+    """Copy this checkout to `folder/checkout`, link what is downloaded into `folder/state`, and return the copy."""
+    root = folder / "checkout"
+    root.mkdir(parents=True)
+    for name in COPIED:
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, root / name)
+    for kept in ("downloads", "git"):
+        if (ROOT / ".mmstack" / kept).exists():
+            shutil.copytree(ROOT / ".mmstack" / kept, folder / "state" / kept, copy_function=_link)
+    return root
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
