@@ -318,18 +318,28 @@ def report(_c: Context, stack: str = "", json: bool = False, verbose: bool = Fal
 @task(
     help={
         "stack": "the stack to lock (default: all)",
-        "check": "only see whether the locks fit",
+        "check": "only see whether the locks fit, and name all that does not",
+        "keep": "keep every version that is pinned, and write down anew what else the stacks are made of",
         "trees": "fetch the sources too, and pin the digests of their trees",
         "mirror": CHOICE["mirror"],
         "debug": MANNER["debug"],
     }
 )
 def lock(
-    _c: Context, stack: str = "", check: bool = False, trees: bool = False, mirror: str = "", debug: bool = False
+    _c: Context,
+    stack: str = "",
+    check: bool = False,
+    keep: bool = False,
+    trees: bool = False,
+    mirror: str = "",
+    debug: bool = False,
 ) -> None:
-    """Resolve what stacks require and pin it by version and digest."""
+    """Write down what stacks are made of: resolve what they require and pin it by version and digest."""
     with _session(debug=debug) as session:
-        session.lock(stack, check=check, with_trees=trees, mirror=mirror)
+        if check:
+            session.check_locks(stack)
+        else:
+            session.lock(stack, keep=keep, with_trees=trees, mirror=mirror)
 
 
 @task(

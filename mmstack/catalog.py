@@ -311,14 +311,16 @@ def read_recipe(file: Path) -> RecipeData:
             entry.text("version"): _support(entry) for entry in table.tables("releases") if "cuda" in entry.values
         },
         folder=folder,
-        digest=files_digest(folder, [path for path in folder.iterdir() if path.is_file() and _counts(path)]),
+        digest=files_digest(folder, files_of(folder)),
         suite_digest=suite_digest(folder),
     )
 
 
-def _counts(path: Path) -> bool:
-    """Return whether a file of a layer can change what is built: pages and the weights of an estimate cannot."""
-    return path.suffix != ".md" and path.name != "weights.json"
+def files_of(folder: Path) -> list[Path]:
+    """Return the files of a recipe that can change what is built: pages and the weights of an estimate cannot."""
+    return sorted(
+        path for path in folder.iterdir() if path.is_file() and path.suffix != ".md" and path.name != "weights.json"
+    )
 
 
 def suite_digest(folder: Path) -> str:

@@ -15,7 +15,7 @@ from mmstack.errors import InterruptedRunError, MmstackError, UsageError, Verifi
 from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded
 from mmstack.host import cores, describe, find_installed
 from mmstack.keys import key
-from mmstack.locking import TOOLKIT
+from mmstack.locked import TOOLKIT
 from mmstack.model import StepKind
 from mmstack.resolve import (
     INDEX_KINDS,

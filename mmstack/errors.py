@@ -95,6 +95,12 @@ class PinError(MmstackError):
     slug = "pin"
 
 
+class LockedError(PinError):
+    """A stack's lock does not hold what the stack is made of."""
+
+    slug = "locked"
+
+
 class ArchiveError(PinError):
     """An archive holds what no honest source archive holds."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 from mmstack.envs import uv_path
-from mmstack.errors import CommandError, NetworkError
-from mmstack.keys import digest
+from mmstack.errors import CommandError, NetworkError, UsageError
 from mmstack.lock import applicable, parse_requirements
-from mmstack.model import BUILT, Lock
-from mmstack.recipes import build_requires
+from mmstack.locked import TOOLKIT, drift, inputs_of, resolves_alike
+from mmstack.model import Lock
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mmstack.catalog import Catalog
-    from mmstack.keys import Json
-    from mmstack.model import DistroPackage, DistroPin, LockedRequirement, RecipeData, Stack
+    from mmstack.model import DistroPackage, DistroPin, LockedRequirement, Stack
     from mmstack.sources.settings import IndexSettings
 
 
-TOOLKIT, CUBINS = "toolkit", "cubins"
 MACHINES = ("x86_64", "aarch64")
 LINUX = {
     "sys_platform": "linux",
@@ -35,19 +32,22 @@ LINUX = {
     "implementation_name": "cpython",
     "platform_python_implementation": "CPython",
 }
-CUOBJDUMP = "nvidia-cuda-cuobjdump"  # the newest reads the code of all CUDA versions
 
 
-def inputs_digest(stack: Stack, catalog: Catalog) -> str:
-    """Return the digest of all that a stack's lock is resolved from."""
-    inputs: dict[str, Json] = {
-        "sets": _wanted(stack, catalog),
-        "python": stack.python,
-        "constraints": stack.constraints,
-    }
-    if pins := _distro_pins(stack, catalog):
-        inputs["libraries"] = {name: [pin.codename, *pin.libraries] for name, pin in pins.items()}
-    return digest(inputs)
+def kept(stack: Stack, catalog: Catalog) -> Lock:
+    """Return a stack's lock with all that is resolved as it is, and the rest as the stack is now.
+
+    Raises:
+        UsageError: the stack asks for something else now.
+    """
+    held, inputs = catalog.lock(stack), inputs_of(stack, catalog)
+    if not resolves_alike(held.inputs, inputs):
+        raise UsageError(
+            f"--keep: what {stack.name} requires is not what {stack.name}.lock was resolved from",
+            why="\n".join(drift(held.inputs, inputs)),
+            fix=f"resolve it anew: `invoke lock --stack {stack.name}`",
+        )
+    return replace(held, inputs=inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +68,11 @@ class Resolver:
             NetworkError: the requirements do not resolve with these indexes.
             HostError: this machine's distribution is not the one that a layer is built against.
         """
-        wanted = _wanted(stack, catalog)
+        inputs = inputs_of(stack, catalog)
         own = [catalog.recipe(layer.name).project for layer in stack.layers]
-        run_set = self._compile(stack, wanted["run"], (), own)
+        run_set = self._compile(stack, inputs.requires["run"], (), own)
         sets = {"run": run_set}
-        for name, lines in wanted.items():
+        for name, lines in inputs.requires.items():
             if name != "run":
                 # the layers' own CUDA libraries are files of the toolkit: downloaded and unpacked once
                 shared = sets.get(TOOLKIT, ()) if name.startswith("run-") else ()
@@ -82,7 +82,7 @@ class Resolver:
             if name.startswith("run-") or name == "verify":
                 sets[name] = tuple(item for item in items if (item.name, item.version) not in known)
         packages = {name: self.packages(pin) for name, pin in _distro_pins(stack, catalog).items() if pin.libraries}
-        return Lock(sets=sets, inputs=inputs_digest(stack, catalog), packages=packages)
+        return Lock(sets=sets, inputs=inputs, packages=packages)
 
     def _compile(
         self, stack: Stack, wanted: Iterable[str], constraints: Sequence[LockedRequirement], own: Iterable[str]
@@ -131,42 +131,10 @@ class Resolver:
         return ["--default-index", self.settings.index_urls[-1]]
 
 
-def _wanted(stack: Stack, catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    recipes = [catalog.recipe(layer.name) for layer in stack.layers]
-    versions = {layer.name: layer.version for layer in stack.layers}
-    wanted = {"run": _lines(line for recipe in recipes for line in recipe.run_requires)}
-    if stack.cuda != "cpu":
-        wanted[CUBINS] = (CUOBJDUMP,)
-        if toolkit := catalog.toolkit(stack.cuda).wheels:
-            wanted[TOOLKIT] = toolkit
-    for recipe in recipes:
-        version = versions[recipe.name]
-        offered = {file.variant for pins in recipe.releases.get(version, {}).values() for file in pins.files}
-        for variant, lines in recipe.variants.items():
-            if variant in offered:
-                wanted[f"run-{variant}"] = tuple(line.replace("{version}", version) for line in lines)
-        if stack.cuda == "cpu" and (needed := recipe.run_built.get(version)):
-            wanted[f"run-{BUILT}"] = (*wanted.get(f"run-{BUILT}", ()), *needed)
-    wanted["verify"] = _lines(line for recipe in recipes for line in recipe.verify_requires)
-    for recipe in recipes:
-        if recipe.build_requires:
-            needed = build_requires(recipe, versions[recipe.name])
-            wanted[f"build-{recipe.name}"] = _lines([*needed, *_below(recipe, recipes)])
-    return wanted
-
-
 def _distro_pins(stack: Stack, catalog: Catalog) -> dict[str, DistroPin]:
     taken = [layer for layer in stack.layers if layer.source == "distro"]
     pins = {layer.name: catalog.recipe(layer.name).releases[layer.version]["distro"].distro for layer in taken}
     return {name: pin for name, pin in pins.items() if pin}
-
-
-def _below(recipe: RecipeData, recipes: Sequence[RecipeData]) -> list[str]:
-    return [line for other in recipes if other.name in recipe.against for line in other.run_requires]
-
-
-def _lines(lines: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(lines)))
 
 
 def _constraint(item: LockedRequirement) -> str:

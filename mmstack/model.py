@@ -473,12 +473,51 @@ class Stack:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerInputs:
+    """What a layer of a stack is made of, before anything of it is fetched.
+
+    Attributes:
+        pins: what it is taken from, by name: the sha256 of each file, the commit of a repository.
+        libraries: the distribution's packages that it is built against, as its recipe names them.
+        recipe: the sha256 of each file of its recipe that can change what is built.
+        patches: the sha256 of each patch that can be applied, in their order, and when it is.
+        flags: as the stack sets them.
+    """
+
+    version: str
+    source: str
+    pins: Mapping[str, str]
+    recipe: Mapping[str, str]
+    libraries: tuple[str, ...] = ()
+    patches: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+    flags: Mapping[str, str] = field(default_factory=lambda: EMPTY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a stack is made of: all that its files, recipes and patches say of what goes into it.
+
+    Attributes:
+        manifest: the list of NVIDIA's archives, and `components` which of them make a CUDA toolkit.
+        requires: what is asked for, by the lock's sets.
+    """
+
+    python: tuple[str, ...]
+    cuda: str
+    layers: Mapping[str, LayerInputs]
+    requires: Mapping[str, tuple[str, ...]]
+    architectures: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    manifest: FilePin | None = None
+    components: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lock:
-    """The resolved requirements of a stack, by set.
+    """What a stack is made of, and its resolved requirements, by set.
 
     The sets are `run`, `run-<variant>`, `verify`, `build-<layer>`, and for a CUDA stack `toolkit` and
-    `cubins`: a toolkit made of wheels, and the program that reads compiled GPU code. `inputs` is the
-    digest of what they were resolved from.
+    `cubins`: a toolkit made of wheels, and the program that reads compiled GPU code.
 
     Attributes:
         packages: what a layer is built against of its distribution, by layer.
@@ -486,7 +525,7 @@ class Lock:
     """
 
     sets: Mapping[str, tuple[LockedRequirement, ...]]
-    inputs: str
+    inputs: Inputs
     packages: Mapping[str, tuple[DistroPackage, ...]] = field(default_factory=lambda: MappingProxyType({}))
     trees: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -10,13 +10,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mmstack import doctor, doctor_cuda, host, locking
+from mmstack import doctor, doctor_cuda, host, locked, locking
 from mmstack.catalog import lock_file
 from mmstack.dist import Dist
 from mmstack.doctor import Needs
 from mmstack.engine import Engine
 from mmstack.envs import uv_path
-from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
+from mmstack.errors import MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
@@ -182,31 +182,45 @@ class Session:
         self.console.summary(manifest)
         self.console.document(manifest)
 
-    def lock(self, name: str, *, check: bool, with_trees: bool, mirror: str = "") -> None:
-        """Resolve a stack's requirements anew, or only see whether its lock still fits its recipes.
+    def check_locks(self, name: str) -> None:
+        """See whether locks hold what their stacks are made of now.
+
+        Raises:
+            LockedError: one does not.
+        """
+        catalog = self.engine.catalog
+        stacks = [catalog.stack(name)] if name else list(catalog.stacks.values())
+        locked.check(stacks, catalog)
+        for stack in stacks:
+            self.console.text(f"{lock_file(stack).name} fits")
+
+    def lock(self, name: str, *, keep: bool, with_trees: bool, mirror: str = "") -> None:
+        """Write down what stacks are made of, their requirements resolved anew, or kept as they are.
 
         With trees, the sources that are no file of a package index are fetched, and the lock gets their digests.
         """
         self._take_mirror(mirror)
         catalog = self.engine.catalog
         for stack in [catalog.stack(name)] if name else catalog.stacks.values():
-            if check:
-                self._check_lock(stack)
-            else:
-                lock_file(stack).write_text(write_lock(self._new_lock(stack, with_trees=with_trees)), encoding="utf-8")
+            lock = locking.kept(stack, catalog) if keep else self._resolver().lock(stack, catalog)
+            lock = self._with_trees(stack, lock, fetch=with_trees)
+            lock_file(stack).write_text(write_lock(lock), encoding="utf-8")
             self.console.text(f"{lock_file(stack).name} fits")
 
-    def _new_lock(self, stack: Stack, *, with_trees: bool) -> Lock:
-        from mmstack import patchwork  # noqa: PLC0415 - see bundle
-        from mmstack.sources.settings import load_settings  # noqa: PLC0415 - the same
+    def _resolver(self) -> locking.Resolver:
+        from mmstack.sources.settings import load_settings  # noqa: PLC0415 - see bundle
 
-        catalog, sources = self.engine.catalog, self.engine.workshop.sources
-        resolver = locking.Resolver(
+        return locking.Resolver(
             settings=load_settings(os.environ, self.paths.root),
             work=self.paths.state / "lock",
-            packages=sources.archive.resolve,
+            packages=self.engine.workshop.sources.archive.resolve,
         )
-        lock = resolver.lock(stack, catalog)
+
+    def _with_trees(self, stack: Stack, lock: Lock, *, fetch: bool) -> Lock:
+        """Return a lock with the digests of source trees: those that it had, or of all that are fetched now."""
+        from mmstack import patchwork  # noqa: PLC0415 - see bundle
+
+        catalog, sources = self.engine.catalog, self.engine.workshop.sources
         taken = {
             tree_name(layer.name, layer.source, layer.version): patchwork.release(
                 catalog.recipe(layer.name), layer.version, layer.source
@@ -214,7 +228,7 @@ class Session:
             for layer in stack.layers
             if layer.source in {"git", "archive", "distro"}
         }
-        if not with_trees:
+        if not fetch:
             known = catalog.lock(stack).trees if lock_file(stack).exists() else {}
             return replace(lock, trees={name: known[name] for name in taken if name in known})
         digests = {}
@@ -344,15 +358,6 @@ class Session:
             toolkit=_attempt(toolkit),
             installed=_attempt(lambda: self.engine.installed(selection, interpreter())) if request.python else {},
         )
-
-    def _check_lock(self, stack: Stack) -> None:
-        catalog = self.engine.catalog
-        if catalog.lock(stack).inputs != locking.inputs_digest(stack, catalog):
-            raise CatalogError(
-                f"{lock_file(stack).name} is out of date",
-                why="a recipe's requirements or the stack's Pythons changed since it was made",
-                fix=f"make it anew with `invoke lock --stack {stack.name}`",
-            )
 
     def _built(self, name: str) -> str:
         known = sorted(path.parent.name for path in self.paths.dist.glob("*/manifest.json"))

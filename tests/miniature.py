@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmstack.catalog import Catalog
 from mmstack.keys import file_digest
 from mmstack.lock import write_lock
-from mmstack.locking import inputs_digest
+from mmstack.locked import inputs_of
 from mmstack.model import Compiler, FilePin, Host, Interpreter, Lock, LockedRequirement, Request
 from mmstack.resolve import Findings, resolve, select
 
@@ -255,7 +255,7 @@ class Miniature:
         """Write the stack's lock."""
         catalog = self.catalog
         sets = {name: tuple(pinned(line) for line in lines) for name, lines in pins.items()}
-        inputs = inputs_digest(catalog.stack("mini"), catalog)
+        inputs = inputs_of(catalog.stack("mini"), catalog)
         self.put("stacks/mini.lock", write_lock(Lock(sets=sets, inputs=inputs, **more)))
 
     def pin_every_way(self) -> Miniature:

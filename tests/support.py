@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmstack.catalog import Catalog
 from mmstack.lock import read_lock, write_lock
-from mmstack.locking import inputs_digest
+from mmstack.locked import inputs_of
 from mmstack.model import Lock
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def write_mini_lock(checkout: Checkout, tools: Mapping[str, LockedRequirement]) 
         "verify": tuple(tools[name] for name in VERIFY if name in tools),
     }
     catalog = Catalog(checkout.root)
-    lock = Lock(sets=sets, inputs=inputs_digest(catalog.stack("mini"), catalog))
+    lock = Lock(sets=sets, inputs=inputs_of(catalog.stack("mini"), catalog))
     (checkout.root / "stacks" / "mini.lock").write_text(write_lock(lock), encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmstack.catalog import Catalog, lock_file
 from mmstack.lock import read_lock, write_lock
-from mmstack.locking import inputs_digest
+from mmstack.locked import inputs_of
 from mmstack.model import FilePin, LockedRequirement, Toolkit
 from mmstack.toolchains.redist import PLATFORMS, address
 from mmstack.toolchains.system import HEADERS, LIBRARIES
@@ -309,5 +309,5 @@ def _lock(checkout: Checkout, sets: Mapping[str, tuple[LockedRequirement, ...]])
     lock = read_lock(checkout.root / "stacks" / "mini.lock")
     for name in STACKS:
         stack = catalog.stack(name)
-        both = replace(lock, sets={**lock.sets, **sets}, inputs=inputs_digest(stack, catalog))
+        both = replace(lock, sets={**lock.sets, **sets}, inputs=inputs_of(stack, catalog))
         lock_file(stack).write_text(write_lock(both), encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from mmstack.catalog import Catalog
 from mmstack.lock import write_lock
-from mmstack.locking import inputs_digest
+from mmstack.locked import inputs_of
 from mmstack.model import Lock
 from tests.support import UPSTREAMS, VERIFY, pack, pinned_tools, sha256
 from tests.toolkits import wheel
@@ -50,7 +50,7 @@ def library(fresh: Checkout) -> Checkout:
         "build-lib": (tools["setuptools"], tool(fresh, "cmake"), tool(fresh, "ninja")),
     }
     catalog = Catalog(fresh.root)
-    lock = Lock(sets=pins, inputs=inputs_digest(catalog.stack("lib"), catalog))
+    lock = Lock(sets=pins, inputs=inputs_of(catalog.stack("lib"), catalog))
     (fresh.root / "stacks" / "lib.lock").write_text(write_lock(lock), encoding="utf-8")
     fresh.stack = "lib"
     return fresh

@@ -14,7 +14,8 @@ import pytest
 from mmstack.catalog import Catalog
 from mmstack.console import Console
 from mmstack.lock import read_lock, write_lock
-from mmstack.locking import Resolver, inputs_digest
+from mmstack.locked import inputs_of
+from mmstack.locking import Resolver
 from mmstack.model import DistroPackage, Paths
 from mmstack.session import Session
 from mmstack.sources import distro
@@ -52,7 +53,7 @@ def told(done: Done, code: int, *texts: str) -> None:
 def relock(checkout: Checkout, **changes: Any) -> None:  # noqa: ANN401 - a lock's own
     """Write the stack's lock anew, for the recipes as they are now."""
     file, catalog = checkout.root / "stacks" / "mini.lock", Catalog(checkout.root)
-    inputs = inputs_digest(catalog.stack("mini"), catalog)
+    inputs = inputs_of(catalog.stack("mini"), catalog)
     file.write_text(write_lock(replace(read_lock(file), inputs=inputs, **changes)), encoding="utf-8")
 
 

@@ -60,6 +60,9 @@ KEYS: dict[str, tuple[ModuleType, str, int]] = {
     "CUDA version wheels": (catalog, "read_toolkit", 2),
     "CUDA version redist": (catalog, "read_toolkit", 1),
     "Lock": (lock, "read_lock", 0),
+    "Lock stack": (lock, "_inputs", 0),
+    "Lock toolkit": (lock, "_inputs", 1),
+    "Lock layer": (lock, "_layer", 0),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mmstack.catalog import read_recipe
 from mmstack.errors import CatalogError
-from mmstack.locking import inputs_digest
+from mmstack.locked import drift, inputs_of, resolves_alike
 from mmstack.model import CMakeProject, Cost, DistroPin, FilePin, Flag, GitPin, Part, Pins
 from tests.miniature import Miniature
 
@@ -231,7 +231,7 @@ LOCKED = {
     "the distribution": ("wooden", "plastic"),
     "a requirement of a range": (TAIL, f'[[build.also]]\nversions = "<2.1"\nrequires = ["old"]\n\n{TAIL}'),
 }
-NOT_LOCKED = {
+NOT_RESOLVED = {
     "the commit": ("c" * 40, "d" * 40),
     "a part": ("a3" * 32, "b3" * 32),
     "the cost": ("seconds = 600", "seconds = 700"),
@@ -240,18 +240,20 @@ NOT_LOCKED = {
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "changes"),
-    [*((*edit, True) for edit in LOCKED.values()), *((*edit, False) for edit in NOT_LOCKED.values())],
-    ids=[*LOCKED, *NOT_LOCKED],
+    ("old", "new", "resolved"),
+    [*((*edit, False) for edit in LOCKED.values()), *((*edit, True) for edit in NOT_RESOLVED.values())],
+    ids=[*LOCKED, *NOT_RESOLVED],
 )
-def test_a_lock_is_out_of_date_when_what_it_is_made_of_changed(
+def test_a_lock_is_resolved_anew_when_what_is_asked_for_changed(
     mini: Miniature,
     old: str,
     new: str,
-    changes: bool,  # noqa: FBT001 - a table
+    resolved: bool,  # noqa: FBT001 - a table
 ) -> None:
-    """What is resolved, and nothing else."""
+    """What is resolved, and nothing else; that the recipe is another one is always told."""
     mini.edit("stacks/mini.toml", '"sdist"', '"distro"')
-    before = inputs_digest(mini.catalog.stack("mini"), mini.catalog)
+    before = inputs_of(mini.catalog.stack("mini"), mini.catalog)
     mini.edit(EXT, old, new)
-    assert (inputs_digest(mini.catalog.stack("mini"), mini.catalog) != before) == changes
+    now = inputs_of(mini.catalog.stack("mini"), mini.catalog)
+    assert resolves_alike(before, now) == resolved
+    assert "ext recipe.toml changed" in drift(before, now)
