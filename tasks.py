@@ -44,6 +44,7 @@ CHOICE = {
     "distribute": "none, or icecc: compile on other machines too (default: none)",
     "jobs": "compile this many files at once (default: from cores and memory)",
 }
+LOCKED = {"locked": "refuse whatever the stack's lock does not hold"}
 MANNER = {
     "json": "print one JSON document on standard output; all else goes to standard error",
     "verbose": "say more",
@@ -56,7 +57,7 @@ LAYER_OPTIONS = ("torch",)  # layers whose kind of source has an option of its o
 
 @contextmanager
 def _session(
-    *, json: bool = False, verbose: bool = False, debug: bool = False, offline: bool = False
+    *, json: bool = False, verbose: bool = False, debug: bool = False, offline: bool = False, locked: bool = False
 ) -> Iterator[Session]:
     # imported here and not above: `invoke --list` shall answer at once
     from mmstack.console import Console  # noqa: PLC0415
@@ -73,7 +74,7 @@ def _session(
     console = Console(json=json, verbose=verbose, dist=Path("dist"))
     try:
         with console, disk_errors(state):
-            yield Session(paths, console, offline=offline, layer_options=LAYER_OPTIONS)
+            yield Session(paths, console, offline=offline, locked=locked, layer_options=LAYER_OPTIONS)
     except MmstackError as error:
         console.error(error, traceback=debug)
         raise Exit(code=error.code) from error
@@ -97,6 +98,7 @@ def _options(*, source: Sequence[str] | None = None, torch: str = "", **words: A
     iterable=LISTS,
     help={
         **CHOICE,
+        **LOCKED,
         **MANNER,
         "stop-after": "stop when all steps of this kind are done: fetch, source, env, configure, build, gate, install",
         "offline": "use only what was fetched before",
@@ -122,13 +124,14 @@ def build_stack(
     jobs: str = "",
     stop_after: str = "",
     offline: bool = False,
+    locked: bool = False,
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Build a stack, install it into dist/<stack>/env, and verify every layer."""
-    with _session(json=json, verbose=verbose, debug=debug, offline=offline) as session:
+    with _session(json=json, verbose=verbose, debug=debug, offline=offline, locked=locked) as session:
         options = _options(
             stack=stack,
             cuda=cuda,
@@ -149,7 +152,9 @@ def build_stack(
         session.build(options, stop_after=stop_after, dry_run=dry_run)
 
 
-@task(iterable=LISTS, help={**{name: text for name, text in CHOICE.items() if name not in BUILDING}, **MANNER})
+@task(
+    iterable=LISTS, help={**{name: text for name, text in CHOICE.items() if name not in BUILDING}, **LOCKED, **MANNER}
+)
 def plan(
     _c: Context,
     stack: str = "",
@@ -165,12 +170,13 @@ def plan(
     without: Sequence[str] | None = None,
     linker: str = "",
     jobs: str = "",
+    locked: bool = False,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Show what build-stack would do, every step with its key, before anything is done."""
-    with _session(json=json, verbose=verbose, debug=debug) as session:
+    with _session(json=json, verbose=verbose, debug=debug, locked=locked) as session:
         options = _options(
             stack=stack,
             cuda=cuda,
@@ -197,6 +203,7 @@ def plan(
             for name in ("stack", "cuda", "python", "toolkit", "torch", "index-only", "mirror", "source", "without")
         },
         "compiler-cache": CHOICE["compiler-cache"],
+        **LOCKED,
         **MANNER,
     },
 )
@@ -212,12 +219,13 @@ def fetch(
     source: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
     compiler_cache: str = "none",
+    locked: bool = False,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
 ) -> None:
     """Download everything that build-stack needs, so that it can run --offline."""
-    with _session(json=json, verbose=verbose, debug=debug) as session:
+    with _session(json=json, verbose=verbose, debug=debug, locked=locked) as session:
         options = _options(
             stack=stack,
             cuda=cuda,
@@ -241,6 +249,7 @@ def fetch(
         "video": "a video for the suites that can use one",
         "bundle": "verify nothing here: make this .tar.gz, which does it on another machine without a network",
         "bundle-without": "leave a layer out of the bundle, of which that machine has its own; again for each",
+        **LOCKED,
         **MANNER,
     },
 )
@@ -251,6 +260,7 @@ def verify(
     video: str = "",
     bundle: str = "",
     bundle_without: Sequence[str] | None = None,
+    locked: bool = False,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
@@ -258,7 +268,7 @@ def verify(
     """Install the wheels of dist/<stack>/ into fresh environments and prove each layer."""
     given = {"checkpoint": checkpoint, "video": video}
     files = {name: str(Path(value).absolute()) for name, value in given.items() if value}
-    with _session(json=json, verbose=verbose, debug=debug) as session:
+    with _session(json=json, verbose=verbose, debug=debug, locked=locked) as session:
         if bundle or bundle_without:
             session.bundle(stack, bundle, bundle_without or (), files)
         else:

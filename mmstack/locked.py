@@ -7,22 +7,24 @@ and what they ask for.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 
 from mmstack import constraints
 from mmstack.catalog import files_of
-from mmstack.errors import LockedError
+from mmstack.errors import LockedError, UsageError
 from mmstack.keys import file_digest
-from mmstack.model import BUILT, Inputs, LayerInputs
+from mmstack.model import BUILT, Inputs, LayerInputs, Request
 from mmstack.recipes import build_requires
+from mmstack.resolve import flags_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mmstack.catalog import Catalog
-    from mmstack.model import LayerChoice, Patch, Pins, RecipeData, Stack
+    from mmstack.model import LayerChoice, Lock, Patch, Pins, Plan, RecipeData, Stack
+    from mmstack.resolve import Selection
 
 PROJECT = re.compile(r"[^A-Za-z0-9._-]")  # what a requirement's name ends before
 TOOLKIT, CUBINS = "toolkit", "cubins"
@@ -108,6 +110,105 @@ def check(stacks: Iterable[Stack], catalog: Catalog) -> None:
         )
 
 
+def check_request(request: Request, selection: Selection, catalog: Catalog) -> None:
+    """Demand that a user's options ask for nothing that the stack's lock does not hold.
+
+    Raises:
+        UsageError: one asks for another source or another flag.
+    """
+    name = selection.stack.name
+    for choice in selection.layers:
+        source = selection.sources[choice.name]
+        if source.kind != choice.source:
+            raise UsageError(
+                f"`--locked`: {name}.lock holds {choice.name} from '{choice.source}', not from '{source.kind}'",
+                why="an option chooses another source than the stack does",
+                fix=f"leave out the option that does, e.g. `--source {choice.name}=...`, or leave out `--locked`",
+            )
+        recipe = catalog.recipe(choice.name)
+        usual = flags_for(recipe, choice, Request())
+        asked = flags_for(recipe, choice, request)
+        if other := [flag for flag, value in asked.items() if value != usual[flag]]:
+            raise UsageError(
+                f"`--locked`: {name}.lock holds {choice.name} with other flags",
+                why=", ".join(f"{choice.name}.{flag} is {asked[flag]}, locked as {usual[flag]}" for flag in other),
+                fix="leave out `--flag`, write the flag into the stack's file and lock it, or leave out `--locked`",
+            )
+
+
+def check_plan(plan: Plan) -> None:
+    """Demand that a plan takes nothing of this machine, compilers and linkers apart, that no lock can hold.
+
+    Raises:
+        UsageError: it compiles for other GPUs than the stack says.
+        LockedError: its CUDA toolkit is one that is installed.
+    """
+    if plan.toolkit and plan.architectures != plan.stack.architectures:
+        raise UsageError(
+            f"`--locked`: {plan.stack.name}.lock holds other GPU architectures",
+            why=f"{_words(plan.architectures)}; locked: {_words(plan.stack.architectures)}",
+            fix="leave out `--arch`, or `--locked`",
+        )
+    if plan.toolkit and plan.toolkit.kind == "system":
+        raise LockedError(
+            f"{plan.stack.name}.lock does not hold the CUDA toolkit of this machine",
+            why=f"it would be taken from {plan.toolkit.home}: nothing pins what is in it",
+            fix="take one that is pinned: `--toolkit wheels` from CUDA 13 on, or `--toolkit redist`",
+        )
+
+
+def check_manifest(manifest: Mapping[str, Any], catalog: Catalog) -> None:
+    """Demand that what a manifest tells of a stack is what its lock holds.
+
+    Raises:
+        LockedError: something is not; each is named.
+    """
+    stack = catalog.stack(manifest["stack"]["name"])
+    lock = catalog.lock(stack)
+    choices = {choice.name: choice for choice in stack.layers}
+    strange = [line for layer in manifest["layers"] for line in _not_locked(layer, choices, lock, catalog)]
+    held = {
+        (item.name, item.version, digest) for items in lock.sets.values() for item in items for digest in item.sha256
+    }
+    wanted = [*manifest["requirements"], *(item for layer in manifest["layers"] for item in layer["build_requires"])]
+    unknown = {
+        f"{item['name']} {item['version']}"
+        for item in wanted
+        if not {(item["name"], item["version"], digest) for digest in item["sha256"]} <= held
+    }
+    strange += [f"requirement {name}" for name in sorted(unknown)]
+    toolkit = manifest["toolkit"]
+    strange += (
+        [f"the CUDA toolkit of this machine, {toolkit['origin']}"] if toolkit and toolkit["kind"] == "system" else []
+    )
+    if strange:
+        raise LockedError(
+            f"what was built of {stack.name} is not what {stack.name}.lock holds",
+            why="\n".join(strange),
+            fix=f"build it anew: `invoke build-stack --stack {stack.name} --locked`",
+        )
+
+
+def _not_locked(
+    layer: Mapping[str, Any], choices: Mapping[str, LayerChoice], lock: Lock, catalog: Catalog
+) -> Iterator[str]:
+    """Yield what of a layer, as a manifest tells of it, its stack's lock does not hold."""
+    name, source = layer["name"], layer["source"]
+    held = lock.inputs.layers.get(name)
+    if held is None or (held.version, held.source) != (layer["version"], source["kind"]):
+        yield f"{name} {layer['version']} from '{source['kind']}'"
+        return
+    digests = {value.partition(" ")[0] for value in (*held.pins.values(), *held.patches.values())}
+    yield from (f"{name}: file {file['filename']}" for file in source["files"] if file["sha256"] not in digests)
+    yield from (f"{name}: patch {patch['id']}" for patch in layer["patches"] if patch["sha256"] not in digests)
+    if source["git"] and source["git"]["commit"] not in digests:
+        yield f"{name}: commit {source['git']['commit']}"
+    packages = {item.sha256 for item in lock.packages.get(name, ())}
+    yield from (f"{name}: package {item['name']}" for item in source["packages"] if item["sha256"] not in packages)
+    usual = flags_for(catalog.recipe(name), choices[name], Request())
+    yield from (f"{name}: flag {flag}={value}" for flag, value in layer["flags"].items() if value != usual.get(flag))
+
+
 def drift(held: Inputs, now: Inputs) -> tuple[str, ...]:
     """Return, one sentence each, what of a stack is not as its lock holds it."""
     return (*_stack_drift(held, now), *_layers_drift(held, now), *_requires_drift(held.requires, now.requires))
@@ -156,6 +257,10 @@ def _patch(patch: Patch) -> str:
     return f"{patch.sha256} when {when}" if when else patch.sha256
 
 
+def _words(words: Iterable[object]) -> str:
+    return ", ".join(map(str, words)) or "none"
+
+
 def _below(recipe: RecipeData, recipes: Sequence[RecipeData]) -> list[str]:
     return [line for other in recipes if other.name in recipe.against for line in other.run_requires]
 
@@ -168,7 +273,7 @@ def _stack_drift(held: Inputs, now: Inputs) -> Iterator[str]:
     for name in ("python", "architectures", "constraints", "components"):
         was, is_now = getattr(held, name), getattr(now, name)
         if was != is_now:
-            yield f"{name} of the stack: {', '.join(is_now) or 'none'}; locked: {', '.join(was) or 'none'}"
+            yield f"{name} of the stack: {_words(is_now)}; locked: {_words(was)}"
     if held.cuda != now.cuda:
         yield f"the stack is for CUDA {now.cuda}, locked for {held.cuda}"
     if held.manifest != now.manifest:
@@ -198,7 +303,7 @@ def _layer_drift(name: str, held: LayerInputs, now: LayerInputs) -> Iterator[str
         if was != is_now:
             yield f"flag {name}.{flag} is {is_now}, locked as {was}"
     if held.libraries != now.libraries:
-        yield f"the libraries of {name} are {', '.join(now.libraries)}; locked: {', '.join(held.libraries)}"
+        yield f"the libraries of {name} are {_words(now.libraries)}; locked: {_words(held.libraries)}"
 
 
 def _requires_drift(held: Mapping[str, tuple[str, ...]], now: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

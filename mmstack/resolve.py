@@ -526,7 +526,7 @@ def _layer(  # one layer's decisions in one place
     support = prebuilt(selection, catalog, findings.installed).get(choice.name)
     cuda = support.version if support else selection.stack.cuda
     built = source.kind in BUILT_KINDS
-    flags = _flags(recipe, choice, request) if built else {}  # what is not built here has none
+    flags = flags_for(recipe, choice, request) if built else {}  # what is not built here has none
     toolkit = tools.toolkit if built and recipe.cuda else None
     told = BuildFacts(
         flags=flags,
@@ -622,7 +622,7 @@ def flags_of(recipe: RecipeData, version: str) -> tuple[Flag, ...]:
     return tuple(flag for flag in recipe.flags if constraints.holds({"": flag.versions}, {"": version}))
 
 
-def _flags(recipe: RecipeData, choice: LayerChoice, request: Request) -> dict[str, str]:
+def flags_for(recipe: RecipeData, choice: LayerChoice, request: Request) -> dict[str, str]:
     """Return the value of each flag: its default, or what the preset, the stack, or the user says, the last wins."""
     prefix = f"{choice.name}."
     asked = {name.removeprefix(prefix): value for name, value in request.flags.items() if name.startswith(prefix)}

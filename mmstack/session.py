@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mmstack.events import Event
     from mmstack.model import Host, Interpreter, Lock, Paths, Plan, Request, Stack, Toolkit
     from mmstack.options import Options
+    from mmstack.report import Manifest
     from mmstack.resolve import Selection
 
 MEMORY_TO_INSTALL = 1 << 30
@@ -50,6 +51,7 @@ class Session:
     paths: Paths
     console: Console
     offline: bool = False
+    locked: bool = False
     layer_options: tuple[str, ...] = ()
 
     @cached_property
@@ -124,7 +126,8 @@ class Session:
     def verify(self, name: str, suite_options: dict[str, str]) -> None:
         """Verify what stands in `dist/<stack>/`, layer by layer, in fresh environments."""
         dist = Dist(self.paths.dist / self._built(name))
-        results = self._engine(suite_options).verify_again(dist, read_manifest(dist.root))
+        manifest = self._manifest(dist)
+        results = self._engine(suite_options).verify_again(dist, manifest)
         self.console.document({"verifications": results})
 
     def bundle(self, name: str, file: str, without: Sequence[str], suite_options: dict[str, str]) -> None:
@@ -141,7 +144,7 @@ class Session:
         from mmstack.bundle import Bundler  # noqa: PLC0415 - what few tasks need would make all others start later
 
         dist = Dist(self.paths.dist / self._built(name))
-        manifest = read_manifest(dist.root)
+        manifest = self._manifest(dist)
         bundler = Bundler(workshop=self.engine.workshop, dist=dist, manifest=manifest, without=without)
         made = bundler.make(Path(file))
         self.console.text(f"made {file}: unpack it on the other machine, and run `{made['command']}` there")
@@ -296,12 +299,28 @@ class Session:
             )
         )
 
+    def _manifest(self, dist: Dist) -> Manifest:
+        """Return what was built in a stack's folder, which must be what its lock holds where the user wants that."""
+        manifest = read_manifest(dist.root)
+        if self.locked:
+            catalog = self.engine.catalog
+            locked.check([catalog.stack(manifest["stack"]["name"])], catalog)
+            locked.check_manifest(manifest, catalog)
+        return manifest
+
     def _plan(self, options: Options) -> Plan:
         request = options.request()
         self._take_mirror(options.mirror)
-        stack = select(request, self.engine.catalog).stack
+        selection = select(request, self.engine.catalog)
+        stack = selection.stack
+        if self.locked:
+            locked.check([stack], self.engine.catalog)
+            locked.check_request(request, selection, self.engine.catalog)
         facts = self._look(stack, request, one_python=True)
-        return self.engine.plan(request, facts, choose_python(stack, facts.pythons))
+        plan = self.engine.plan(request, facts, choose_python(stack, facts.pythons))
+        if self.locked:
+            locked.check_plan(plan)
+        return plan
 
     def _take_mirror(self, text: str) -> None:
         if text:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mmstack.errors import LockedError, UsageError
+from mmstack.events import RunEnded
 from mmstack.keys import file_digest
 from mmstack.lock import read_lock, write_lock
-from mmstack.locked import check, drift, inputs_of
+from mmstack.locked import check, check_manifest, check_plan, check_request, drift, inputs_of
 from mmstack.locking import kept
+from mmstack.model import Request, Toolkit
+from mmstack.report import to_manifest
+from mmstack.resolve import select
+from mmstack.toolchains.architectures import parse_architecture
 from tests.miniature import Miniature
 
 if TYPE_CHECKING:
@@ -212,3 +217,91 @@ def test_a_lock_can_be_written_anew_with_its_versions_kept(mini: Miniature) -> N
     with pytest.raises(UsageError, match="--keep: what mini requires") as caught:
         kept(mini.catalog.stack("mini"), mini.catalog)
     assert "backend is asked for as backend>=2, locked as backend (set build-top)" in caught.value.why
+
+
+WRONG: dict[str, tuple[Request, str, str]] = {
+    "a folder": (Request(sources={"ext": "path:/tree"}), "mini.lock holds ext from 'sdist', not from 'path'", ""),
+    "another kind of source": (Request(sources={"ext": "git"}), "mini.lock holds ext from 'sdist', not from 'git'", ""),
+    "a wheel": (Request(sources={"ext": "wheel"}), "mini.lock holds ext from 'sdist', not from 'wheel'", ""),
+    "a flag": (Request(flags={"ext.SPEED": "O0"}), "with other flags", "ext.SPEED is O0, locked as O1"),
+}
+RIGHT = {
+    "nothing": Request(),
+    "what the stack says anyway": Request(sources={"ext": "sdist"}, flags={"ext.SPEED": "O1"}),
+    "less": Request(without=("top",)),
+    "an index alone": Request(index_only=True),
+}
+
+
+@pytest.mark.parametrize(("request_", "what", "why"), WRONG.values(), ids=WRONG)
+def test_options_that_the_lock_does_not_hold_are_refused(
+    mini: Miniature, request_: Request, what: str, why: str
+) -> None:
+    """With what it holds instead."""
+    catalog = mini.catalog
+    with pytest.raises(UsageError, match="`--locked`") as caught:
+        check_request(request_, select(request_, catalog), catalog)
+    assert what in caught.value.what
+    assert why in caught.value.why
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("request_", RIGHT.values(), ids=RIGHT)
+def test_options_that_the_lock_holds_pass(mini: Miniature, request_: Request) -> None:
+    """Whether or not they say what the stack says."""
+    catalog = mini.catalog
+    check_request(request_, select(request_, catalog), catalog)
+    check_plan(mini.plan(request_))
+
+
+def test_a_plan_may_compile_with_a_toolkit_that_is_pinned_alone(mini: Miniature) -> None:
+    """And for the stack's own GPUs."""
+    plan = mini.plan()
+    (nine,) = (parse_architecture("9.0"),)
+    for kind in ("wheels", "redist", "system"):
+        toolkit = Toolkit(kind=kind, version="12.8", origin="somewhere", identity="x", home=None)
+        stack = replace(plan.stack, architectures=(nine,))
+        taken = replace(plan, stack=stack, toolkit=toolkit, architectures=(nine,))
+        if kind == "system":
+            with pytest.raises(LockedError, match="does not hold the CUDA toolkit of this machine"):
+                check_plan(taken)
+        else:
+            check_plan(taken)
+            with pytest.raises(UsageError, match="other GPU architectures") as caught:
+                check_plan(replace(taken, architectures=(nine, parse_architecture("12.0"))))
+            assert caught.value.why == "9.0, 12.0; locked: 9.0"
+
+
+def manifest(mini: Miniature, request_: Request | None = None) -> dict[str, Any]:
+    """Return what would be told of a build."""
+    plan = mini.plan(request_)
+    ended = RunEnded(plan=plan, artifacts=(), verifications=(), seconds=1.0, error=None)
+    return dict(to_manifest(ended, plan))
+
+
+def test_what_was_built_of_what_the_lock_holds_passes(mini: Miniature) -> None:
+    """Sources, patches, flags and requirements."""
+    check_manifest(manifest(mini), mini.catalog)
+
+
+def test_what_was_built_of_anything_else_is_named(mini: Miniature) -> None:
+    """All of it, whatever was the reason."""
+    built = manifest(mini, Request(sources={"top": "path:/tree"}, flags={"ext.SPEED": "O0"}))
+    ext = next(layer for layer in built["layers"] if layer["name"] == "ext")
+    ext["source"]["files"][0]["sha256"] = "0" * 64
+    ext["patches"][0]["sha256"] = "0" * 64
+    ext["source"]["git"] = {"commit": "d" * 40}
+    built["requirements"][0]["sha256"] = ["0" * 64]
+    built["toolkit"] = {"kind": "system", "origin": "/usr/local/cuda-12.8"}
+    with pytest.raises(LockedError, match="what was built of mini is not what") as caught:
+        check_manifest(built, mini.catalog)
+    first = built["requirements"][0]
+    assert caught.value.why.split("\n") == [
+        "ext: file ext-2.0.tar.gz",
+        "ext: patch ext-always",
+        f"ext: commit {'d' * 40}",
+        "ext: flag SPEED=O0",
+        "top 3.0 from 'path'",
+        f"requirement {first['name']} {first['version']}",
+        "the CUDA toolkit of this machine, /usr/local/cuda-12.8",
+    ]
