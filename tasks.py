@@ -330,8 +330,10 @@ def report(_c: Context, stack: str = "", json: bool = False, verbose: bool = Fal
         "stack": "the stack to lock (default: all)",
         "check": "only see whether the locks fit, and name all that does not",
         "keep": "keep every version that is pinned, and write down anew what else the stacks are made of",
+        "upgrade": "resolve anew what this layer requires, and keep every other version",
         "trees": "fetch the sources too, and pin the digests of their trees",
         "mirror": CHOICE["mirror"],
+        "json": MANNER["json"],
         "debug": MANNER["debug"],
     }
 )
@@ -340,16 +342,18 @@ def lock(
     stack: str = "",
     check: bool = False,
     keep: bool = False,
+    upgrade: str = "",
     trees: bool = False,
     mirror: str = "",
+    json: bool = False,
     debug: bool = False,
 ) -> None:
     """Write down what stacks are made of: resolve what they require and pin it by version and digest."""
-    with _session(debug=debug) as session:
+    with _session(json=json, debug=debug) as session:
         if check:
-            session.check_locks(stack)
+            session.check_locks(stack, alone=not (keep or upgrade or trees))
         else:
-            session.lock(stack, keep=keep, with_trees=trees, mirror=mirror)
+            session.lock(stack, keep=keep, upgrade=upgrade, with_trees=trees, mirror=mirror)
 
 
 @task(

@@ -52,7 +52,7 @@ def read_lock(file: Path) -> Lock:
 def _inputs(table: tables.Table) -> Inputs:
     stack = table.table("stack", required=True).only("python", "cuda", "arch", "constraints")
     toolkit = table.table("toolkit").only("manifest", "sha256", "components")
-    layers, requires = table.table("layers", required=True), table.table("requires", required=True)
+    layers, requires = table.table("layers"), table.table("requires", required=True)
     return Inputs(
         python=stack.texts("python"),
         cuda=stack.text("cuda"),

@@ -7,6 +7,7 @@ and what they ask for.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
@@ -71,12 +72,21 @@ def wanted(stack: Stack, catalog: Catalog) -> dict[str, tuple[str, ...]]:
     return wanted
 
 
+def asked_by(stack: Stack, layer: str, catalog: Catalog) -> list[tuple[str, ...]]:
+    """Return what a layer of a stack asks for of what it shares with others: what holds together, each by itself."""
+    recipe = catalog.recipe(layer)
+    alone = replace(stack, layers=tuple(choice for choice in stack.layers if choice.name == layer))
+    sets = wanted(alone, catalog)
+    own = {TOOLKIT, CUBINS, f"build-{recipe.name}"}
+    return [lines for name, lines in sets.items() if lines and name not in own]
+
+
 def resolves_alike(held: Inputs, now: Inputs) -> bool:
     """Return whether what was resolved for the one is what the other asks for as well."""
 
     def asked(inputs: Inputs) -> tuple[object, ...]:
         libraries = {
-            name: (layer.version, layer.source, layer.libraries)
+            name: (layer.libraries, layer.pins.get("package", "").rpartition(" of ")[2])
             for name, layer in inputs.layers.items()
             if layer.libraries
         }

@@ -11,16 +11,17 @@ from packaging.utils import canonicalize_name
 
 from mmstack.envs import uv_path
 from mmstack.errors import CommandError, NetworkError, UsageError
+from mmstack.keys import digest
 from mmstack.lock import applicable, parse_requirements
-from mmstack.locked import TOOLKIT, drift, inputs_of, resolves_alike
+from mmstack.locked import TOOLKIT, asked_by, drift, inputs_of, resolves_alike
 from mmstack.model import Lock
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mmstack.catalog import Catalog
-    from mmstack.model import DistroPackage, DistroPin, LockedRequirement, Stack
+    from mmstack.model import DistroPackage, DistroPin, Inputs, LockedRequirement, Stack
     from mmstack.sources.settings import IndexSettings
 
 
@@ -51,6 +52,43 @@ def kept(stack: Stack, catalog: Catalog) -> Lock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """What became of a distribution in one set of a lock: its versions before and after, empty where it was not."""
+
+    set: str
+    name: str
+    before: str
+    after: str
+
+
+def changes(before: Lock, after: Lock) -> tuple[Change, ...]:
+    """Return how the versions of a lock differ from those of another; of the same version, which of its files."""
+    found = []
+    for name in sorted({*before.sets, *after.sets}):
+        was, now = _versions(before.sets.get(name, ())), _versions(after.sets.get(name, ()))
+        found += [_change(name, item, was, now) for item in sorted({*was, *now}) if was.get(item) != now.get(item)]
+    for layer in sorted({*before.packages, *after.packages}):
+        was, now = _package_versions(before.packages.get(layer, ())), _package_versions(after.packages.get(layer, ()))
+        title = f"packages of {layer}"
+        found += [_change(title, item, was, now) for item in sorted({*was, *now}) if was.get(item) != now.get(item)]
+    return tuple(found)
+
+
+def with_layer(stacks: Iterable[Stack], layer: str) -> list[Stack]:
+    """Return those of some stacks that have a layer.
+
+    Raises:
+        UsageError: none has.
+    """
+    found = [stack for stack in stacks if any(choice.name == layer for choice in stack.layers)]
+    if not found:
+        raise UsageError(
+            f"--upgrade: no such stack has the layer '{layer}'", fix="name another, or leave `--stack` out"
+        )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resolver:
     """Resolves requirements by `uv pip compile`, with the user's own package indexes.
 
@@ -61,35 +99,72 @@ class Resolver:
     work: Path
     packages: Callable[[DistroPin], tuple[DistroPackage, ...]]
 
-    def lock(self, stack: Stack, catalog: Catalog) -> Lock:
+    def lock(self, stack: Stack, catalog: Catalog, held: Lock | None = None, layer: str = "") -> Lock:
         """Return a stack's lock, but for the digests of its source trees.
+
+        Args:
+            stack: the stack.
+            catalog: the catalog.
+            held: its lock until now, whose versions stay wherever they may; nothing where all is resolved anew.
+            layer: the layer whose requirements are resolved anew nevertheless, and all that these require.
 
         Raises:
             NetworkError: the requirements do not resolve with these indexes.
             HostError: this machine's distribution is not the one that a layer is built against.
         """
         inputs = inputs_of(stack, catalog)
-        own = [catalog.recipe(layer.name).project for layer in stack.layers]
-        run_set = self._compile(stack, inputs.requires["run"], (), own)
+        own = [catalog.recipe(choice.name).project for choice in stack.layers]
+        kept = self._kept(stack, catalog, own, held, layer) if held else {}
+        run_set = self._compile(stack, inputs.requires["run"], (), own, kept.get("run", ()))
         sets = {"run": run_set}
         for name, lines in inputs.requires.items():
             if name != "run":
                 # the layers' own CUDA libraries are files of the toolkit: downloaded and unpacked once
                 shared = sets.get(TOOLKIT, ()) if name.startswith("run-") else ()
-                sets[name] = self._compile(stack, lines, (*run_set, *shared), own)
+                sets[name] = self._compile(stack, lines, (*run_set, *shared), own, kept.get(name, ()))
         known = {(item.name, item.version) for item in run_set}
         for name, items in sets.items():
             if name.startswith("run-") or name == "verify":
                 sets[name] = tuple(item for item in items if (item.name, item.version) not in known)
-        packages = {name: self.packages(pin) for name, pin in _distro_pins(stack, catalog).items() if pin.libraries}
-        return Lock(sets=sets, inputs=inputs, packages=packages)
+        return Lock(sets=sets, inputs=inputs, packages=self._packages(stack, catalog, inputs, held, layer))
+
+    def _packages(
+        self, stack: Stack, catalog: Catalog, inputs: Inputs, held: Lock | None, layer: str
+    ) -> dict[str, tuple[DistroPackage, ...]]:
+        found = {}
+        for name, pin in _distro_pins(stack, catalog).items():
+            if not pin.libraries:
+                continue
+            same = held and name != layer and held.inputs.layers.get(name) == inputs.layers[name]
+            found[name] = held.packages[name] if held and same and name in held.packages else self.packages(pin)
+        return found
+
+    def _kept(
+        self, stack: Stack, catalog: Catalog, own: Sequence[str], held: Lock, layer: str
+    ) -> dict[str, tuple[LockedRequirement, ...]]:
+        """Return what of each set shall stay: all but what a layer requires, and but the whole of its own set."""
+        free = {
+            canonicalize_name(item.name)
+            for lines in asked_by(stack, layer, catalog)
+            for item in self._compile(stack, lines, (), own)
+        }
+        return {
+            name: tuple(item for item in items if not _is_shared(name) or canonicalize_name(item.name) not in free)
+            for name, items in held.sets.items()
+            if name != f"build-{layer}"
+        }
 
     def _compile(
-        self, stack: Stack, wanted: Iterable[str], constraints: Sequence[LockedRequirement], own: Iterable[str]
+        self,
+        stack: Stack,
+        wanted: Iterable[str],
+        constraints: Sequence[LockedRequirement],
+        own: Iterable[str],
+        kept: Sequence[LockedRequirement] = (),
     ) -> tuple[LockedRequirement, ...]:
         self.work.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.work) as folder:  # another run may be locking another stack
-            lines = self._resolve(stack, wanted, constraints, own, Path(folder))
+            lines = self._resolve(stack, wanted, constraints, own, kept, Path(folder))
         return tuple(item for item in parse_requirements(lines) if _for_us(item, stack.python))
 
     def _resolve(
@@ -98,9 +173,12 @@ class Resolver:
         wanted: Iterable[str],
         constraints: Sequence[LockedRequirement],
         own: Iterable[str],
+        kept: Sequence[LockedRequirement],
         folder: Path,
     ) -> str:
-        inputs, bounds = folder / "requirements.in", folder / "constraints.txt"
+        inputs, bounds, result = (folder / name for name in ("requirements.in", "constraints.txt", "locked.txt"))
+        # uv takes what an earlier result holds before all else that would do
+        result.write_text("".join(f"{item.line()}\n" for item in kept), encoding="utf-8")
         inputs.write_text("\n".join([*wanted, ""]), encoding="utf-8")
         bounds.write_text("\n".join([*map(_constraint, constraints), *stack.constraints, ""]), encoding="utf-8")
         words: list[str | Path] = [
@@ -109,6 +187,8 @@ class Resolver:
             inputs,
             "--constraints",
             bounds,
+            "--output-file",
+            result,
             "--universal",
             "--generate-hashes",
             "--no-header",
@@ -118,11 +198,12 @@ class Resolver:
         for project in own:
             words += ["--no-emit-package", project]
         try:
-            return run([uv_path(), *words], env=scrubbed(self.work, {"UV_NO_CONFIG": "1"}), cwd=folder).output
+            run([uv_path(), *words], env=scrubbed(self.work, {"UV_NO_CONFIG": "1"}), cwd=folder)
         except CommandError as error:
             raise NetworkError(
                 "the requirements do not resolve", why=error.why, fix="mend the recipe, or check the index settings"
             ) from error
+        return result.read_text(encoding="utf-8")
 
     def _index_options(self) -> list[str]:
         """Return the default index alone: an extra one may hold only some of a release's files."""
@@ -135,6 +216,35 @@ def _distro_pins(stack: Stack, catalog: Catalog) -> dict[str, DistroPin]:
     taken = [layer for layer in stack.layers if layer.source == "distro"]
     pins = {layer.name: catalog.recipe(layer.name).releases[layer.version]["distro"].distro for layer in taken}
     return {name: pin for name, pin in pins.items() if pin}
+
+
+def _is_shared(name: str) -> bool:
+    """Return whether a set holds what several layers require."""
+    return name == "verify" or name.partition("-")[0] == "run"
+
+
+def _change(title: str, name: str, before: Mapping[str, str], after: Mapping[str, str]) -> Change:
+    was, now = before.get(name, ""), after.get(name, "")
+    shown = [text.partition(" (")[0] for text in (was, now)]
+    # which files there are is only worth a word where nothing else differs
+    was, now = (was, now) if shown[0] == shown[1] else (shown[0], shown[1])
+    return Change(set=title, name=name, before=was, after=now)
+
+
+def _versions(items: Iterable[LockedRequirement]) -> dict[str, str]:
+    """Return what is said of each distribution: its versions with their markers, and which files."""
+    found: dict[str, list[LockedRequirement]] = {}
+    for item in items:
+        found.setdefault(item.name, []).append(item)
+    return {
+        name: ", ".join(item.version + (f" where {item.marker}" if item.marker else "") for item in several)
+        + f" ({digest(tuple(tuple(sorted(item.sha256)) for item in several))[:8]})"
+        for name, several in found.items()
+    }
+
+
+def _package_versions(items: Iterable[DistroPackage]) -> dict[str, str]:
+    return {f"{item.name} {item.architecture}": f"{item.version} ({item.sha256[:8]})" for item in items}
 
 
 def _constraint(item: LockedRequirement) -> str:

@@ -16,7 +16,7 @@ from mmstack.dist import Dist
 from mmstack.doctor import Needs
 from mmstack.engine import Engine
 from mmstack.envs import uv_path
-from mmstack.errors import MmstackError, UsageError, did_you_mean
+from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
@@ -185,30 +185,65 @@ class Session:
         self.console.summary(manifest)
         self.console.document(manifest)
 
-    def check_locks(self, name: str) -> None:
+    def check_locks(self, name: str, *, alone: bool = True) -> None:
         """See whether locks hold what their stacks are made of now.
 
         Raises:
-            LockedError: one does not.
+            UsageError: with it goes an option that writes locks.
+            LockedError: a lock does not.
         """
+        if not alone:
+            raise UsageError(
+                "--check writes nothing: it goes with none of `--keep`, `--upgrade` and `--trees`",
+                fix="leave it or them out",
+            )
         catalog = self.engine.catalog
         stacks = [catalog.stack(name)] if name else list(catalog.stacks.values())
         locked.check(stacks, catalog)
         for stack in stacks:
             self.console.text(f"{lock_file(stack).name} fits")
+        self.console.document({"locks": [{"stack": stack.name, "changes": []} for stack in stacks]})
 
-    def lock(self, name: str, *, keep: bool, with_trees: bool, mirror: str = "") -> None:
-        """Write down what stacks are made of, their requirements resolved anew, or kept as they are.
+    def lock(self, name: str, *, with_trees: bool, keep: bool = False, upgrade: str = "", mirror: str = "") -> None:
+        """Write down what stacks are made of, and show which versions that changes.
 
+        Their requirements are resolved anew: all, those of the layer to upgrade, or with `keep` none.
         With trees, the sources that are no file of a package index are fetched, and the lock gets their digests.
         """
+        if keep and upgrade:
+            raise UsageError("`--keep` keeps all versions, `--upgrade` does not", fix="leave one of them out")
         self._take_mirror(mirror)
         catalog = self.engine.catalog
-        for stack in [catalog.stack(name)] if name else catalog.stacks.values():
-            lock = locking.kept(stack, catalog) if keep else self._resolver().lock(stack, catalog)
-            lock = self._with_trees(stack, lock, fetch=with_trees)
+        stacks = [catalog.stack(name)] if name else list(catalog.stacks.values())
+        told = []
+        for stack in locking.with_layer(stacks, catalog.recipe(upgrade).name) if upgrade else stacks:
+            before = self._old_lock(stack, needed=keep or bool(upgrade))
+            if keep:
+                lock = locking.kept(stack, catalog)
+            else:
+                lock = self._resolver().lock(stack, catalog, before if upgrade else None, upgrade)
+            lock = self._with_trees(stack, lock, before, fetch=with_trees)
             lock_file(stack).write_text(write_lock(lock), encoding="utf-8")
+            changed = locking.changes(before, lock) if before else ()
             self.console.text(f"{lock_file(stack).name} fits")
+            if changed:
+                rows = [(each.set, each.name, each.before or "-", each.after or "-") for each in changed]
+                self.console.table(("set", "distribution", "before", "after"), rows)
+            told.append({"stack": stack.name, "changes": [vars(each) for each in changed]})
+        self.console.document({"locks": told})
+
+    def _old_lock(self, stack: Stack, *, needed: bool) -> Lock | None:
+        """Return a stack's lock until now; one that cannot be read is made anew, which is said."""
+        file = lock_file(stack)
+        if not needed and not file.exists():
+            return None
+        try:
+            return self.engine.catalog.lock(stack)
+        except CatalogError as error:
+            if needed:
+                raise
+            self.console(Notice(text=f"made anew without a look at what it was: {error.what}", level="warning"))
+            return None
 
     def _resolver(self) -> locking.Resolver:
         from mmstack.sources.settings import load_settings  # noqa: PLC0415 - see bundle
@@ -219,7 +254,7 @@ class Session:
             packages=self.engine.workshop.sources.archive.resolve,
         )
 
-    def _with_trees(self, stack: Stack, lock: Lock, *, fetch: bool) -> Lock:
+    def _with_trees(self, stack: Stack, lock: Lock, before: Lock | None, *, fetch: bool) -> Lock:
         """Return a lock with the digests of source trees: those that it had, or of all that are fetched now."""
         from mmstack import patchwork  # noqa: PLC0415 - see bundle
 
@@ -232,7 +267,7 @@ class Session:
             if layer.source in {"git", "archive", "distro"}
         }
         if not fetch:
-            known = catalog.lock(stack).trees if lock_file(stack).exists() else {}
+            known = before.trees if before else {}
             return replace(lock, trees={name: known[name] for name in taken if name in known})
         digests = {}
         for title, release in taken.items():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmstack.errors import CatalogError, NetworkError
+from mmstack.console import Console
+from mmstack.errors import CatalogError, NetworkError, UsageError
 from mmstack.lock import applicable, parse_requirements, read_lock, write_lock
 from mmstack.locked import inputs_of
-from mmstack.locking import Resolver
-from mmstack.model import DistroPackage, FilePin, Inputs, LayerInputs, Lock, LockedRequirement
+from mmstack.locking import Resolver, changes, with_layer
+from mmstack.model import DistroPackage, FilePin, Inputs, LayerInputs, Lock, LockedRequirement, Paths
+from mmstack.session import Session
 from mmstack.sources.settings import IndexSettings
 from tests.miniature import INTERPRETER, NEWER, Miniature, pinned
 
@@ -29,6 +32,7 @@ architectures = ["9.0"]
 [wheels]
 requires = ["cuda-like==12"]
 """
+HERE = "1.0 where python_full_version < '3.12'"
 DIGEST, OTHER = "a" * 64, "b" * 64
 MARKERS = ("", "python_version < '3.11'", "sys_platform == 'linux' and (os_name == 'nt' or os_name == 'posix')")
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -192,22 +196,23 @@ def test_a_marker_without_meaning_is_told() -> None:
         applicable([pinned("a==1 ; os_name ~= 'posix'")], {**INTERPRETER.markers, "os_name": "posix"})
 
 
-@pytest.fixture
-def offer(server: Any) -> Any:  # noqa: ANN401 - conftest's Server is no importable type
-    """Return a package index that has what the miniature catalog asks for."""
-    offered = [
-        ("runtime", "1.5", ("helper ; python_version < '3.12'", "only-there ; sys_platform == 'win32'")),
-        ("helper", "1.0", ()),
-        ("only_there", "1.0", ()),
-        ("proj_base", "1.0", ("giant",)),
-        ("giant", "9.0", ("runtime",)),
-        ("backend", "82", ()),
-        ("checker", "1.0", ("runtime",)),
-        ("checker", "0.9", ()),
-        ("cuda_like", "12", ("nvcc_like ; sys_platform == 'linux' or sys_platform == 'win32'",)),
-        ("nvcc_like", "12.8", ()),
-        ("nvidia_cuda_cuobjdump", "13.5", ()),
-    ]
+OFFERED = (
+    ("runtime", "1.5", ("helper ; python_version < '3.12'", "only-there ; sys_platform == 'win32'")),
+    ("helper", "1.0", ()),
+    ("only_there", "1.0", ()),
+    ("proj_base", "1.0", ("giant",)),
+    ("giant", "9.0", ("runtime",)),
+    ("backend", "82", ()),
+    ("checker", "1.0", ("runtime",)),
+    ("checker", "0.9", ()),
+    ("cuda_like", "12", ("nvcc_like ; sys_platform == 'linux' or sys_platform == 'win32'",)),
+    ("nvcc_like", "12.8", ()),
+    ("nvidia_cuda_cuobjdump", "13.5", ()),
+)
+
+
+def serve(server: Any, *offered: tuple[str, str, tuple[str, ...]]) -> None:  # noqa: ANN401 - see offer
+    """Put wheels on offer, two files of each, and nothing else of their projects."""
     pages: dict[str, dict[str, str]] = {}
     for name, version, requires in offered:
         files = [f"/files/{name}-{version}-{tag}.whl" for tag in ("py3-none-any", "cp311-cp311-linux_x86_64")]
@@ -216,6 +221,12 @@ def offer(server: Any) -> Any:  # noqa: ANN401 - conftest's Server is no importa
         page |= {file: server.add(file, body + file.encode()) for file in files}
     for name, page in pages.items():
         server.page(name, page)
+
+
+@pytest.fixture
+def offer(server: Any) -> Any:  # noqa: ANN401 - conftest's Server is no importable type
+    """Return a package index that has what the miniature catalog asks for."""
+    serve(server, *OFFERED)
     return server
 
 
@@ -323,3 +334,140 @@ def test_what_does_not_resolve_is_an_error(tmp_path: Path, server: Any, url: str
     with pytest.raises(NetworkError) as caught:
         unserved.lock(mini.catalog.stack("mini"), mini.catalog)
     assert caught.value.fix
+
+
+MOVES = {
+    "top": [("build-top", "backend", "82", "83")],
+    "base": [
+        ("build-ext", "helper", HERE, "-"),
+        ("build-ext", "newcomer", "-", "1.0"),
+        ("build-ext", "runtime", "1.5", "1.6"),
+        ("run", "helper", HERE, "-"),
+        ("run", "newcomer", "-", "1.0"),
+        ("run", "runtime", "1.5", "1.6"),
+    ],
+    "ext": [("build-ext", "backend", "82", "83")],
+}
+
+
+@pytest.mark.parametrize(("layer", "moves"), MOVES.items(), ids=MOVES)
+def test_an_upgrade_moves_what_a_layer_requires_and_no_more(
+    tmp_path: Path,
+    offer: Any,  # noqa: ANN401 - see offer
+    layer: str,
+    moves: list[tuple[str, str, str, str]],
+) -> None:
+    """Whatever else has newer releases by then; what is built against it follows where it must."""
+    mini = Miniature(root=tmp_path).write()
+    mini.edit("pipelines/ext/recipe.toml", '["checker==1.0"]', '["checker"]')
+    stack, catalog, maker = mini.catalog.stack("mini"), mini.catalog, resolver(f"{offer.url}/simple", tmp_path / "work")
+    before = maker.lock(stack, catalog)
+    assert changes(before, maker.lock(stack, catalog, before, "top")) == ()
+    newer = (
+        ("runtime", "1.6", ("newcomer",)),
+        ("newcomer", "1.0", ()),
+        ("backend", "83", ()),
+        ("giant", "9.1", ("runtime",)),
+    )
+    serve(offer, *OFFERED, *newer)
+    after = maker.lock(stack, catalog, before, layer)
+    shown = [(each.set, each.name, each.before or "-", each.after or "-") for each in changes(before, after)]
+    assert shown == moves
+    anew = [each.name for each in changes(before, maker.lock(stack, catalog))]
+    assert set(anew) == {"backend", "giant", "helper", "newcomer", "runtime"}
+
+
+def test_an_upgrade_looks_for_packages_of_the_layer_alone(tmp_path: Path, offer: Any) -> None:  # noqa: ANN401
+    """Another layer's stay as they are, whatever the distribution has by now."""
+    mini = Miniature(root=tmp_path).write().pin_every_way()
+    mini.edit("stacks/mini.toml", '"sdist"', '"distro"')
+    one, two = (
+        DistroPackage(name="libdemo-dev", version=version, architecture="all", sha256=DIGEST)
+        for version in ("1.0-1", "1.0-2")
+    )
+    stack, url, work = mini.catalog.stack("mini"), f"{offer.url}/simple", tmp_path / "work"
+    before = resolver(url, work, [one]).lock(stack, mini.catalog)
+    assert resolver(url, work, [two]).lock(stack, mini.catalog, before, "top").packages == {"ext": (one,)}
+    after = resolver(url, work, [two]).lock(stack, mini.catalog, before, "ext")
+    assert after.packages == {"ext": (two,)}
+    (change,) = changes(before, after)
+    assert vars(change) == {
+        "set": "packages of ext",
+        "name": "libdemo-dev all",
+        "before": "1.0-1",
+        "after": "1.0-2",
+    }
+
+
+def test_other_files_of_the_same_version_are_a_change(tmp_path: Path) -> None:
+    """Told by their digests, for nothing else differs."""
+    mini = Miniature(root=tmp_path).write()
+    before = mini.catalog.lock(mini.catalog.stack("mini"))
+    after = replace(before, sets={**before.sets, "run": (pinned("runtime==1.5", OTHER),)})
+    (change,) = changes(before, after)
+    assert (change.name, change.before[:5], change.after[:5]) == ("runtime", "1.5 (", "1.5 (")
+    assert change.before != change.after
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    """Return a run of a task in a miniature checkout."""
+    Miniature(root=tmp_path).write()
+    paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
+    return Session(paths, Console(json=True))
+
+
+def test_what_changed_is_shown_and_written(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As a table, and as one document."""
+    file = tmp_path / "stacks" / "mini.lock"
+    held = read_lock(file)
+    newer = replace(held, sets={**held.sets, "build-top": (pinned("backend==83"),)})
+    asked: list[object] = []
+    monkeypatch.setattr(
+        Resolver, "lock", lambda _self, stack, _catalog, *more: asked.append((stack.name, *more)) or newer
+    )
+    session.lock("", with_trees=False, upgrade="top")
+    said = capsys.readouterr()
+    assert asked == [("mini", held, "top")]
+    assert json.loads(said.out) == {
+        "locks": [
+            {
+                "stack": "mini",
+                "changes": [{"set": "build-top", "name": "backend", "before": "82", "after": "83"}],
+            }
+        ]
+    }
+    assert [line.split() for line in said.err.splitlines() if "backend" in line] == [
+        ["build-top", "backend", "82", "83"]
+    ]
+    assert read_lock(file) == newer
+
+
+def test_a_lock_that_cannot_be_read_is_made_anew_and_else_an_error(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One of an earlier format, for example; what was in it cannot be kept."""
+    file = tmp_path / "stacks" / "mini.lock"
+    right = read_lock(file)
+    file.write_text("version = 1\n", encoding="utf-8")
+    for options in ({"keep": True}, {"upgrade": "top"}):
+        with pytest.raises(CatalogError, match="must be one that this mmstack knows"):
+            session.lock("mini", with_trees=False, **options)
+    monkeypatch.setattr(Resolver, "lock", lambda *_given: right)
+    session.lock("mini", with_trees=False)
+    assert "made anew without a look at what it was" in capsys.readouterr().err
+    assert read_lock(file) == right
+
+
+def test_options_of_lock_that_do_not_go_together_are_refused(session: Session) -> None:
+    """And layers that no stack has."""
+    with pytest.raises(UsageError, match="`--keep` keeps all versions"):
+        session.lock("", with_trees=False, keep=True, upgrade="top")
+    with pytest.raises(UsageError, match="--check writes nothing"):
+        session.check_locks("", alone=False)
+    with pytest.raises(UsageError, match="there is no layer 'tpo'"):
+        session.lock("", with_trees=False, upgrade="tpo")
+    with pytest.raises(UsageError, match="no such stack has the layer 'top'"):
+        with_layer([], "top")

@@ -77,6 +77,10 @@ CHANGES = {
             "ext pin ext-2.0.tar.gz is gone",
             "patch ext/0002-other-release.patch is new",
             "patch ext/0001-always.patch is gone",
+            "patch ext/0004-new-python.patch is gone",
+            "patch ext/0005-new-backend.patch is gone",
+            "helper is not asked for any more, locked as helper (set run-built)",
+            "runtime is not asked for any more, locked as runtime==1.5 (set run-built)",
         ],
     ),
     "what a layer asks for": (
