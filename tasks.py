@@ -102,6 +102,7 @@ def _options(*, source: Sequence[str] | None = None, torch: str = "", **words: A
         **MANNER,
         "stop-after": "stop when all steps of this kind are done: fetch, source, env, configure, build, gate, install",
         "offline": "use only what was fetched before",
+        "hermetic": "cut every step but fetch off from the network, and fail one that tries to reach it",
         "dry-run": "show the plan and stop",
     },
 )
@@ -125,6 +126,7 @@ def build_stack(
     stop_after: str = "",
     offline: bool = False,
     locked: bool = False,
+    hermetic: bool = False,
     dry_run: bool = False,
     json: bool = False,
     verbose: bool = False,
@@ -149,6 +151,7 @@ def build_stack(
         )
         session.engine.workshop.compiler_cache = compiler_cache
         session.engine.workshop.distribute = distribute
+        session.engine.workshop.hermetic = hermetic
         session.build(options, stop_after=stop_after, dry_run=dry_run)
 
 

@@ -152,6 +152,12 @@ class GateError(MmstackError):
     slug = "gate"
 
 
+class HermeticError(MmstackError):
+    """A step tried to reach the network from which it was cut off."""
+
+    slug = "hermetic"
+
+
 class VerificationError(MmstackError):
     """A built layer does not do what its suite demands; `verification` is what the suite found, if it ran."""
 

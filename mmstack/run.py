@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from mmstack.errors import CommandError, DiskError, HostError, InterruptedRunError
+from mmstack.hermetic import isolation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from mmstack.hermetic import Isolation
 
 KEPT_VARIABLES = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 TAIL_LINES = 30
@@ -73,10 +76,12 @@ def run(
 
     The command gets its own process group, so that stopping it stops its children. With `into`,
     what it prints goes to that file byte by byte, and only what it says of errors counts as its output.
-    `doomed` is asked all the while, and the command killed as soon as it says so.
+    `doomed` is asked all the while, and the command killed as soon as it says so. In a step that is to have
+    no network the command has none.
 
     Raises:
-        HostError: the program is not on this machine.
+        HostError: the program is not on this machine, or the machine cannot cut it off from the network.
+        HermeticError: it tried to reach the network from which it was cut off.
         CommandError: it ended with another status than 0.
         DiskError: it did because the disk is full.
         InterruptedRunError: we are stopping.
@@ -84,15 +89,19 @@ def run(
     words = [str(word) for word in argv]
     if _stopping.is_set():
         raise interrupted()
-    with into.open("wb") if into else nullcontext(subprocess.PIPE) as printed:
-        process = _start(words, env=env, cwd=cwd, printed=printed)
-    with _tracked(process), _overseen(process, doomed), _open_log(log, words) as sink:
-        lines = _drain(process, sink, on_line)
-        status = process.wait()
-    if _stopping.is_set():
-        raise interrupted()
+    with isolation() as alone:
+        with into.open("wb") if into else nullcontext(subprocess.PIPE) as printed:
+            process = _start(words, env=env, cwd=cwd, printed=printed, alone=alone)
+        with _tracked(process), _overseen(process, doomed), _open_log(log, words) as sink:
+            lines = _drain(process, sink, on_line)
+            status = process.wait()
+        if _stopping.is_set():
+            raise interrupted()
+        if status != 0:
+            _check_room(words[0], lines)
+        if alone:
+            alone.check(words[0], lines[-TAIL_LINES:], failed=status != 0, log=log)
     if status != 0:
-        _check_room(words[0], lines)
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         raise CommandError(
             f"{words[0]} ended with {how}",
@@ -139,11 +148,31 @@ def interrupted() -> InterruptedRunError:
 
 
 def _start(
-    words: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, printed: int | IO[bytes]
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    printed: int | IO[bytes],
+    alone: Isolation | None,
+) -> subprocess.Popen[str]:
+    if alone:
+        with alone.writer as writer:  # closed here, it ends with the command
+            return _open(alone.words(words), env=env, cwd=cwd, printed=printed, passed=(writer.fileno(),))
+    return _open(words, env=env, cwd=cwd, printed=printed)
+
+
+def _open(
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    printed: int | IO[bytes],
+    passed: Sequence[int] = (),
 ) -> subprocess.Popen[str]:
     try:
         return subprocess.Popen(  # noqa: S603 - argv is ours, no shell reads it
             words,
+            pass_fds=passed,
             cwd=cwd,
             env=dict(env),
             stdin=subprocess.DEVNULL,

@@ -61,6 +61,7 @@ class Session:
 
     def build(self, options: Options, *, stop_after: str, dry_run: bool) -> None:
         """Build and verify a stack."""
+        self.engine.workshop.check_hermetic()
         plan = self._plan(options)
         if dry_run:
             self.show(plan)

@@ -9,6 +9,7 @@ import filecmp
 import json
 import os
 import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,20 +18,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmstack import hermetic
 from mmstack.builders.build import Build, Workplace, newest_time
 from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
-from mmstack.errors import NetworkError, PatchError, PinError
+from mmstack.errors import HermeticError, NetworkError, PatchError, PinError, UsageError
 from mmstack.events import ArtifactStored, CacheUsed, LayerVerified, Notice
 from mmstack.graph import has_project
 from mmstack.keys import key
 from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
 from mmstack.resolve import INDEX_KINDS
-from mmstack.run import stop_all
+from mmstack.run import run, scrubbed, stop_all
 from mmstack.sources.distro import Archive
 from mmstack.sources.download import Downloads
 from mmstack.sources.git import Repositories
@@ -80,6 +82,7 @@ class Workshop:
     layer_options: tuple[str, ...] = ()
     compiler_cache: str = "none"
     distribute: str = "none"
+    hermetic: bool = False
 
     @cached_property
     def store(self) -> Store:
@@ -143,6 +146,27 @@ class Workshop:
         """Return the other machines that the user wants to compile on."""
         return distribution.find(self.distribute, self.environ)
 
+    def check_hermetic(self) -> None:
+        """Demand that steps can be cut off from the network, where the user wants it.
+
+        Raises:
+            UsageError: something else that the user wants needs a network.
+            HostError: this machine cannot.
+        """
+        if not self.hermetic:
+            return
+        kind = caches.choose(self.compiler_cache, self.environ)
+        elsewhere = caches.remote(kind, self.environ) if kind else []
+        if self.distribute != "none" or elsewhere:
+            wanted = f"--distribute {self.distribute}" if self.distribute != "none" else ", ".join(elsewhere)
+            raise UsageError(
+                "`--hermetic` cuts every build off from the network",
+                why=f"other machines are to take part in it: {wanted}",
+                fix="leave one of both out",
+            )
+        with hermetic.inside("first look"):
+            run([sys.executable, "-I", "-S", "-c", ""], env=scrubbed(self.paths.state / "home"))
+
     def stop(self) -> None:
         """Stop every download and every command, from any thread."""
         self.downloads.stop()
@@ -160,8 +184,12 @@ class Workshop:
             StepKind.INSTALL: self.install,
             StepKind.VERIFY: self.verify,
         }
+        cut_off = self.hermetic and step.kind is not StepKind.FETCH
         # of all plans for a stack, one at a time may change its folder in dist
-        with self.store.lock(f"{step.layer}-{step.key[:16]}" if step.layer else plan.stack.name):
+        with (
+            self.store.lock(f"{step.layer}-{step.key[:16]}" if step.layer else plan.stack.name),
+            hermetic.inside(step.id if cut_off else ""),
+        ):
             if step.layer and step.kind is not StepKind.VERIFY and self.store.find(step.key):
                 return "made by another run"
             return actions[step.kind](plan, step)
@@ -241,6 +269,12 @@ class Workshop:
         """Return where what is not here yet can be had: a project's files, and wheels that suit these tags."""
         offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
         missing = [item for item in requirements if not self.downloads.find(item, tags)]
+        if (step := hermetic.step()) and (missing or offers):
+            raise HermeticError(
+                f"step '{step}' needs a file that is gone since it was fetched, and `--hermetic` cuts it off",
+                why=", ".join([item.name for item in missing] or [offer.pin.filename for offer in offers]),
+                fix="run the same command again: it fetches first",
+            )
         if missing:
             with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
                 offers += pool.map(lambda item: self.index.choose(item, tags), missing)

@@ -264,3 +264,13 @@ def sha256(path: Path) -> str:
 def times(*folders: Path) -> dict[str, int]:
     """Return when each file below some folders was last changed."""
     return {str(path): path.lstat().st_mtime_ns for folder in folders for path in sorted(folder.rglob("*"))}
+
+
+def no_namespaces() -> str:
+    """Return why no command can be cut off from the network here, nothing if one can."""
+    if shutil.which("unshare") is None:
+        return "not on this machine: unshare"
+    tried = subprocess.run(
+        ["unshare", "--map-root-user", "--net", "--uts", "true"], capture_output=True, text=True, check=False
+    )
+    return f"no network namespaces here: {tried.stderr.strip()}" if tried.returncode else ""

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +43,26 @@ MAXIMUM = "20G"
 # A user's cache on other machines; what has to do with this machine is ours to say.
 REMOTE = ("CCACHE_REMOTE_", "CCACHE_SECONDARY_STORAGE", "CCACHE_RESHARE")
 SERVER_REMOTE = ("SCCACHE_", "AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# of these, what says where it is
+PLACES: Mapping[Kind, tuple[str, ...]] = {
+    "ccache": ("CCACHE_REMOTE_STORAGE", "CCACHE_SECONDARY_STORAGE"),
+    "sccache": tuple(
+        f"SCCACHE_{name}"
+        for name in (
+            "AZURE",
+            "BUCKET",
+            "COS",
+            "ENDPOINT",
+            "GCS",
+            "GHA",
+            "MEMCACHED",
+            "OSS",
+            "REDIS",
+            "SCHEDULER",
+            "WEBDAV",
+        )
+    ),
+}
 CCACHE_UNCACHEABLE = (
     "bad_compiler_arguments",
     "could_not_use_modules",
@@ -91,6 +112,11 @@ def choose(wish: str, environ: Mapping[str, str]) -> Kind | None:
     if wish == "auto":
         return "ccache" if shutil.which("ccache", path=environ.get("PATH", os.defpath)) else "sccache"
     return next((kind for kind in KINDS if kind == wish), None)
+
+
+def remote(kind: Kind, environ: Mapping[str, str]) -> list[str]:
+    """Return which variables name a cache on other machines."""
+    return sorted(name for name in environ if name.startswith(PLACES[kind]))
 
 
 def find(kind: Kind, *, state: Path, environ: Mapping[str, str], sccache: Callable[[], Path]) -> Cache:
@@ -167,7 +193,8 @@ def serving(
         server |= {"SCCACHE_START_SERVER": "1", "SCCACHE_NO_DAEMON": "1", "SCCACHE_IDLE_TIMEOUT": IDLE_SECONDS}
         environment = scrubbed(Path(folder), server)
         failed: list[Exception] = []
-        thread = threading.Thread(target=_serve, args=(cache, environment, failed), daemon=True)
+        # it compiles in the place of the build's own compilers, so what they may not, it may not
+        thread = threading.Thread(target=copy_context().run, args=(_serve, cache, environment, failed), daemon=True)
         thread.start()
         try:
             _wait_for(socket, thread, failed, theirs)
