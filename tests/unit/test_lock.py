@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mmstack.catalog import Catalog
+    from mmstack.model import Stack
+
 CUDA = """
 gcc = "<15"
 clang = "<20"
@@ -425,9 +428,12 @@ def test_what_changed_is_shown_and_written(
     held = read_lock(file)
     newer = replace(held, sets={**held.sets, "build-top": (pinned("backend==83"),)})
     asked: list[object] = []
-    monkeypatch.setattr(
-        Resolver, "lock", lambda _self, stack, _catalog, *more: asked.append((stack.name, *more)) or newer
-    )
+
+    def resolved(_self: Resolver, stack: Stack, _catalog: Catalog, *more: object) -> Lock:
+        asked.append((stack.name, *more))
+        return newer
+
+    monkeypatch.setattr(Resolver, "lock", resolved)
     session.lock("", with_trees=False, upgrade="top")
     said = capsys.readouterr()
     assert asked == [("mini", held, "top")]
