@@ -53,13 +53,13 @@ class Isolation:
         ours = [sys.executable, "-I", "-S", str(PROGRAM), str(self.writer.fileno())]
         return ["unshare", *user, "--net", "--uts", "--", *ours, *command]
 
-    def check(self, program: str, lines: Sequence[str], *, failed: bool, log: Path | None) -> None:
+    def check(self, program: str, lines: Sequence[str], *, status: int, log: Path | None) -> None:
         """Demand that a command that has ended had no network, and did without one.
 
         Args:
             program: its name.
             lines: the last lines that it printed.
-            failed: whether it ended in failure.
+            status: its exit status; negative for a signal.
             log: the file that holds all that it printed.
 
         Raises:
@@ -67,14 +67,14 @@ class Isolation:
             HermeticError: it tried to reach one.
         """
         told = self.reader.read().split()
-        if not told:
+        if not told and status > 0:
             raise impossible("\n".join(lines))
         if told[1:2] == ["unstartable"]:
             missing = int(told[2]) == errno.ENOENT
             what = f"{program} is not on this machine" if missing else f"{program} may not be run"
             raise HostError(what, why=os.strerror(int(told[2])), fix=f"install {program}")
         if told[1:]:  # not if it was killed: whoever did that has his own say
-            self._judge(program, lines, int(told[1]), int(told[2]) if failed else 0, log)
+            self._judge(program, lines, int(told[1]), int(told[2]) if status else 0, log)
 
     def _judge(self, program: str, lines: Sequence[str], tried: int, refused: int, log: Path | None) -> None:
         # who waits for a server of his own is refused at first and goes on; of one that failed it may be the reason

@@ -100,7 +100,7 @@ def run(
         if status != 0:
             _check_room(words[0], lines)
         if alone:
-            alone.check(words[0], lines[-TAIL_LINES:], failed=status != 0, log=log)
+            alone.check(words[0], lines[-TAIL_LINES:], status=status, log=log)
     if status != 0:
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
         raise CommandError(

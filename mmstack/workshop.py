@@ -267,14 +267,15 @@ class Workshop:
         self, project: str, pins: Sequence[FilePin], requirements: Sequence[LockedRequirement], tags: Sequence[str]
     ) -> list[Offer]:
         """Return where what is not here yet can be had: a project's files, and wheels that suit these tags."""
-        offers = [self._offer(project, pin) for pin in pins if not self.downloads.has(pin)]
+        wanted = [pin for pin in pins if not self.downloads.has(pin)]
         missing = [item for item in requirements if not self.downloads.find(item, tags)]
-        if (step := hermetic.step()) and (missing or offers):
+        if (step := hermetic.step()) and (wanted or missing):
             raise HermeticError(
                 f"step '{step}' needs a file that is gone since it was fetched, and `--hermetic` cuts it off",
-                why=", ".join([item.name for item in missing] or [offer.pin.filename for offer in offers]),
+                why=", ".join([*(pin.filename for pin in wanted), *(item.name for item in missing)]),
                 fix="run the same command again: it fetches first",
             )
+        offers = [self._offer(project, pin) for pin in wanted]
         if missing:
             with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
                 offers += pool.map(lambda item: self.index.choose(item, tags), missing)

@@ -12,10 +12,11 @@ from mmstack import hermetic
 from mmstack.builders.offline import guard
 from mmstack.errors import CommandError, HermeticError, HostError, UsageError
 from mmstack.events import ignore
-from mmstack.model import Paths
+from mmstack.model import FilePin, Paths
 from mmstack.run import run, scrubbed
 from mmstack.toolchains import caches
 from mmstack.workshop import Workshop
+from tests.miniature import pinned
 from tests.support import no_namespaces
 
 if TYPE_CHECKING:
@@ -202,3 +203,11 @@ def test_a_cache_on_this_machine_is_none_of_another() -> None:
 def test_a_machine_that_can_passes(tmp_path: Path) -> None:
     """In a moment."""
     shop(tmp_path).check_hermetic()
+
+
+def test_a_file_that_is_gone_is_not_fetched_by_a_step_without_a_network(tmp_path: Path) -> None:
+    """No index is asked for it."""
+    pin, requirement = FilePin(filename="ext-2.0.tar.gz", sha256="1" * 64), pinned("backend==82")
+    with hermetic.inside("build ext"), pytest.raises(HermeticError, match="step 'build ext' needs a file") as caught:
+        shop(tmp_path).offers_for("ext", [pin], [requirement], ())
+    assert caught.value.why == "ext-2.0.tar.gz, backend"
