@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import urlsplit
 
-from mmstack.errors import CommandError, HostError, InterruptedRunError, UsageError, did_you_mean
+from mmstack.errors import CommandError, HermeticError, HostError, InterruptedRunError, UsageError, did_you_mean
 from mmstack.model import LockedRequirement
 from mmstack.run import run, scrubbed
 
@@ -180,6 +180,7 @@ def serving(
 
     Raises:
         HostError: it does not start.
+        HermeticError: it tried to reach the network from which the build is cut off.
     """
     if cache.kind == "ccache":
         yield {}
@@ -203,6 +204,9 @@ def serving(
             with suppress(CommandError, InterruptedRunError):  # it has ended, or is about to, with all that we run
                 run([cache.program, "--stop-server"], env=scrubbed(Path(folder), ours))
             thread.join()
+        for error in failed:
+            if isinstance(error, HermeticError):  # what it compiled for the build tried to
+                raise error
 
 
 def statistics(cache: Cache, environment: Mapping[str, str]) -> Counts:
@@ -243,7 +247,7 @@ def _probe(kind: Kind, program: Path, state: Path, environ: Mapping[str, str]) -
 def _serve(cache: Cache, environment: Mapping[str, str], failed: list[Exception]) -> None:
     try:
         run([cache.program], env=environment)
-    except (CommandError, HostError, InterruptedRunError) as error:
+    except (CommandError, HermeticError, HostError, InterruptedRunError) as error:
         failed.append(error)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmstack.errors import HostError, UsageError
+from mmstack import hermetic
+from mmstack.errors import HermeticError, HostError, UsageError
 from mmstack.run import run
 from mmstack.toolchains.caches import Cache, Counts, Kind, choose, find, serving, statistics, variables
+from tests.support import no_namespaces
 
+needs_namespaces = pytest.mark.skipif(bool(no_namespaces()), reason=no_namespaces() or "none")
 SAYS = {"ccache": "ccache version 4.7.5\nFeatures: file-storage", "sccache": "sccache 0.16.0"}
 
 
@@ -134,12 +138,13 @@ def test_ccache_compiles_nothing_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("sccache") is None, reason="sccache is not on this machine")
-def test_sccache_compiles_nothing_twice_and_leaves_no_server(tmp_path: Path) -> None:
-    """Its server is ours alone, and is gone when the build is over."""
+@pytest.mark.parametrize("step", ["", pytest.param("build ext", marks=needs_namespaces)])
+def test_sccache_compiles_nothing_twice_and_leaves_no_server(tmp_path: Path, step: str) -> None:
+    """Its server is ours alone, and is gone when the build is over; both may be without a network."""
     program = Path(shutil.which("sccache") or "")
     cache = find("sccache", state=tmp_path / "state", environ=os.environ, sccache=lambda: program)
     objects = []
-    with serving(cache, tmp_path / "one", os.environ, nullcontext()) as extra:
+    with hermetic.inside(step), serving(cache, tmp_path / "one", os.environ, nullcontext()) as extra:
         environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path, os.environ), **extra}
         objects.append(compile_at(tmp_path / "one", cache, environment))
         shutil.rmtree(tmp_path / "one")
@@ -177,6 +182,21 @@ def test_a_server_is_held_by_one_at_a_time_and_ends_with_its_build(machine: Mach
     assert not lock.locked()
     assert seen.read_text(encoding="utf-8") == "ours \n"
     assert not [each for each in psutil.Process().children(recursive=True) if each.name() == "sleep"]
+
+
+@needs_namespaces
+def test_a_server_of_a_build_without_a_network_has_none_either(machine: Machine) -> None:
+    """It compiles what the build wants compiled; what it tried to reach fails the step when it has ended."""
+    asks = f"{sys.executable} -c 'import socket; socket.create_connection((\"192.0.2.1\", 80))'"
+    machine.add("sccache", SERVER.format(seen=machine.root / "seen").replace("*) ", f"*) {asks}; "), folder="pinned")
+    cache = machine.find("sccache")
+
+    def build(step: str) -> None:
+        with hermetic.inside(step), serving(cache, machine.root, {}, nullcontext()):
+            pass
+
+    with pytest.raises(HermeticError, match="step 'build ext' tried to reach the network"):
+        build("build ext")
 
 
 def test_a_server_that_does_not_start_is_told(machine: Machine) -> None:
