@@ -11,6 +11,7 @@ from mmstack.envs import Wheel, python_of, unmet
 from mmstack.errors import CommandError, PinError, UsageError, VerificationError
 from mmstack.keys import file_digest
 from mmstack.lock import parse_requirements
+from mmstack.report import write_atomically
 from mmstack.run import run, scrubbed
 from mmstack.store import write_json
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mmstack.model import Artifact, LockedRequirement, Plan
 
 STAMP = "mmstack.json"
+BILL = "sbom.cdx.json"
 REQUIREMENTS = ("run", "verify")
 AGAIN = "run `invoke build-stack` for this stack: it carries on where it stopped"
 
@@ -51,6 +53,7 @@ class Dist:
         return (
             stamp == {"key": plan.key}
             and python_of(self.env).exists()
+            and (self.root / BILL).exists()
             and len(artifacts) == len(plan.made)
             and all(_same_size(self.wheels / item.filename, item) for item in artifacts)
         )
@@ -62,15 +65,17 @@ class Dist:
         requirements: Sequence[Wheel],
         environments: Environments,
         *,
+        bill: str,
         log: Path,
     ) -> None:
-        """Replace the wheels, the requirements and the environment by those of a plan.
+        """Replace the wheels, their bill of materials, the requirements and the environment by those of a plan.
 
         Raises:
             VerificationError: the new environment lacks a requirement, or does not import every layer.
         """
         log.unlink(missing_ok=True)
         self._put_wheels(artifacts)
+        write_atomically(self.root / BILL, bill)
         self._put_requirements(plan)
         fresh, old = self.root / "env.new", self.root / "env.old"
         for leftover in (fresh, old):

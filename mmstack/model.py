@@ -638,6 +638,7 @@ class LayerPlan:
         local_version: what its wheel's version ends with.
         cuda: the CUDA version that it is of.
         expect: what its suite is told to expect.
+        folder: the digest of the user's own folder that it is made from.
         variant: whose `run-<variant>` requirements it needs besides the common ones.
         packages: what of a distribution it is built against.
         tree: digests that its source tree must have, as a lock has them.
@@ -662,6 +663,7 @@ class LayerPlan:
     cuda: str = "cpu"
     expect: Mapping[str, str] = field(default_factory=lambda: EMPTY)
     installed: Installed | None = None
+    folder: str = ""
     variant: str = ""
     packages: tuple[DistroPackage, ...] = ()
     tree: Mapping[str, str] = field(default_factory=lambda: EMPTY)

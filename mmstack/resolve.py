@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Toolkit,
     )
 
-ENGINE = 1
+ENGINE = 2
 INSTALLED = "installed.py"
 INDEX_KINDS = ("wheel", "sdist")
 SOURCES: tuple[SourceKind, ...] = ("git", "archive", "sdist", "distro")  # what `source` means, best first
@@ -556,7 +556,8 @@ def _layer(  # one layer's decisions in one place
         "version": choice.version,
         "source": findings.trees.get(choice.name)
         or (installed.digest if installed else chosen.sha256 if chosen else None),
-        "patches": [patch.sha256 for patch in patches],
+        # besides what they change, what the bill in the wheel says of them
+        "patches": [[patch.file.name, patch.sha256, patch.id, patch.reason, patch.upstream] for patch in patches],
         "flags": flags,
         "environment": environment,
         "compiler": compiler.version if compiler else None,
@@ -593,6 +594,7 @@ def _layer(  # one layer's decisions in one place
         cuda=cuda,
         expect=expect,
         installed=installed,
+        folder=findings.trees.get(choice.name, ""),
         variant="" if installed else _variant(recipe, choice.version, chosen, cuda),
         packages=packages,
         tree=catalog.lock(selection.stack).trees.get(tree_name(choice.name, source.kind, choice.version), {}),

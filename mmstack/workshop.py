@@ -443,7 +443,7 @@ class Workshop:
             self.tell(Notice(text=f"{layer.name}: icecc gave {distribution.spread(folder)}"))
 
     def build(self, plan: Plan, step: Step) -> str:
-        """Build a layer's wheel."""
+        """Build a layer's wheel, with its bill of materials in it."""
         from mmstack import gates  # noqa: PLC0415 - a run that builds nothing starts sooner without
 
         layer = plan.layer(step.layer)
@@ -459,9 +459,25 @@ class Workshop:
             wheel = build_wheel(build)
             if layer.packages:
                 repair(build, wheel, sysroot.libraries(place.sysroot, _folders(layer)))
+        self._enclose_bill(plan, layer, wheel)
         gates.check_unchanged(before, gates.snapshot(*outside))
         write_json(_timing(place), {"seconds": time.monotonic() - started})
         return wheel.name
+
+    def _enclose_bill(self, plan: Plan, layer: LayerPlan, wheel: Path) -> None:
+        from mmstack import bill  # noqa: PLC0415 - see build
+        from mmstack.builders.enclose import enclose, metadata  # noqa: PLC0415 - the same
+
+        moment = newest_time(self.place(layer).tree)
+        git = layer.source.git
+        made_of = bill.ingredients(
+            plan,
+            layer,
+            moment=moment,
+            submodules=self.sources.repositories.submodules(git) if git else (),
+            archives=[offer.pin for offer in self._archives(plan.toolkit)] if layer.for_gpus and plan.toolkit else (),
+        )
+        enclose(wheel, bill.PLACE, bill.of_wheel(made_of, metadata(wheel)).encode(), moment)
 
     def gate(self, plan: Plan, step: Step) -> str:
         """Check a layer's wheel and take it into the store."""
@@ -509,12 +525,15 @@ class Workshop:
 
     def install(self, plan: Plan, step: Step) -> str:  # noqa: ARG002 - one signature for all actions
         """Put the wheels and a ready environment into `dist/<stack>/`."""
+        from mmstack import bill  # noqa: PLC0415 - see build
+
         artifacts = [self.artifact(layer) for layer in plan.made]
         dist = Dist(self.paths.dist / plan.stack.name)
         if dist.holds(plan, artifacts):
             return "made by another run"
         requirements = self.wheels(plan.run_requires, plan.interpreter)
-        dist.install(plan, artifacts, requirements, self.environments, log=self._log(plan.stack.name, "install"))
+        log = self._log(plan.stack.name, "install")
+        dist.install(plan, artifacts, requirements, self.environments, bill=bill.of_stack(plan, artifacts), log=log)
         return f"{len(requirements) + len(artifacts)} wheels"
 
     def verify(self, plan: Plan, step: Step) -> str:

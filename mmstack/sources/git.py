@@ -137,6 +137,20 @@ class Repositories:
             found += level
         return tuple(found[1:])
 
+    def submodules(self, pin: GitPin) -> tuple[Submodule, ...]:
+        """Return all submodules of a commit that is here, nested ones too.
+
+        Raises:
+            NetworkError: one has not been fetched.
+            PinError: what is here is damaged, or what no honest repository holds.
+        """
+        items: list[Submodule] = []
+        for level in self._levels(pin):
+            for item in level:
+                self._demand_whole(item)
+            items += level
+        return tuple(items[1:])
+
     def lay_out(self, pin: GitPin, into: Path) -> tuple[Submodule, ...]:
         """Make the tree of a commit with all its submodules, offline, and return these.
 
@@ -154,11 +168,7 @@ class Repositories:
             DiskError: the disk is full, read-only or not ours to write.
             InterruptedRunError: we are stopping.
         """
-        items: list[Submodule] = []
-        for level in self._levels(pin):
-            for item in level:
-                self._demand_whole(item)
-            items += level
+        items = [_top(pin), *self.submodules(pin)]
         with disk_errors(into.parent):
             into.parent.mkdir(parents=True, exist_ok=True)
             new = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}-"))
