@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from mmstack.errors import PinError, UsageError
 from mmstack.gates import planned_version
+from mmstack.keys import ENGINE
 from mmstack.report import is_link
-from mmstack.resolve import ENGINE
 from mmstack.toolchains.compilers import family_and_version
 
 if TYPE_CHECKING:
@@ -133,7 +133,11 @@ def of_stack(plan: Plan, artifacts: Sequence[Artifact]) -> str:
         version=plan.key,
         kind=ComponentType.APPLICATION,
         description=plan.stack.summary,
-        properties={"cuda": [plan.stack.cuda], "python": [plan.interpreter.tag], "platform": [plan.interpreter.platform]},
+        properties={
+            "cuda": [plan.stack.cuda],
+            "python": [plan.interpreter.tag],
+            "platform": [plan.interpreter.platform],
+        },
     )
     tool = _component("mmstack", "mmstack", "maker", kind=ComponentType.APPLICATION)
     wheels: dict[str, Component] = {}
@@ -200,7 +204,7 @@ def _facts(made_of: Ingredients) -> dict[str, list[str]]:
         "engine": [str(ENGINE)],
         "recipe": [layer.recipe.digest],
         "source": [layer.source.kind],
-        "cuda": [layer.cuda],
+        "cuda": [layer.facts.cuda],  # and not the stack's, which no key of pure Python covers
         "python": [made_of.interpreter.tag],
         "platform": [made_of.interpreter.platform],
         "architecture": [str(item) for item in layer.facts.architectures],
@@ -240,11 +244,14 @@ def _pedigree(layer: LayerPlan) -> Pedigree:
 
 def _source(layer: LayerPlan) -> Component:
     source, version = layer.source, layer.version
-    ref, facts = f"{layer.name}/source", {"source": [source.kind]}
+    ref = f"{layer.name}/source"
+    facts: dict[str, list[str]] = {"source": [source.kind]}
     if source.git:
         facts |= {"tag": [source.git.tag], "commit": [source.git.commit]}
         purl = _git_purl(source.git.url, source.git.commit, source.project, version)
-        return _component(ref, source.project, "source", version=version, purl=purl, vcs=[source.git.url], properties=facts)
+        return _component(
+            ref, source.project, "source", version=version, purl=purl, vcs=[source.git.url], properties=facts
+        )
     if layer.chosen is None:  # a folder of the user's own, which has no address elsewhere
         facts["tree"] = [layer.folder]
         return _component(ref, source.project, "source", version=version, properties=facts)
@@ -256,7 +263,9 @@ def _source(layer: LayerPlan) -> Component:
     facts["file"] = [file.filename]
     generic = {"checksum": f"sha256:{file.sha256}", **({"download_url": source.urls[0]} if source.urls else {})}
     indexed = source.kind == "sdist"
-    purl = _purl("pypi", name, version, file_name=file.filename) if indexed else _purl("generic", name, version, **generic)
+    purl = (
+        _purl("pypi", name, version, file_name=file.filename) if indexed else _purl("generic", name, version, **generic)
+    )
     return _component(
         ref,
         name,
@@ -398,7 +407,7 @@ def _requirement(place: str, item: LockedRequirement, role: str) -> Component:
         version=item.version,
         purl=_purl("pypi", item.name, item.version),
         sha256=item.sha256 if known else [],
-        properties={} if known else {"one-of": [f"sha256:{digest}" for digest in item.sha256]},
+        properties=None if known else {"one-of": [f"sha256:{digest}" for digest in item.sha256]},
         needed=role == "requirement",
     )
 

@@ -168,6 +168,12 @@ class VerificationError(MmstackError):
         self.verification = verification
 
 
+class RebuildError(MmstackError):
+    """A wheel that was made again is not, byte for byte, the one that it was to be."""
+
+    slug = "rebuild"
+
+
 class InterruptedRunError(MmstackError):
     """The user or the system asked us to stop; the next run carries on."""
 

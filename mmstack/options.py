@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from mmstack.errors import UsageError
 from mmstack.model import Request
@@ -13,6 +13,9 @@ from mmstack.toolchains.choice import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+SINGLE = ("stack", "cuda", "python", "arch", "toolkit", "mirror", "linker", "jobs")
+MANY = ("source", "flag", "without")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +57,18 @@ class Options:
             linker=self.linker,
         )
 
+    def kept(self) -> dict[str, Any]:
+        """Return them as a manifest keeps them: those that were given, but for passwords."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values |= {"toolkit": shown(self.toolkit), "mirror": redact(self.mirror)}
+        return {name: list(value) if name in MANY else value for name, value in values.items() if value}
+
     def words(self) -> list[str]:
         """Return them as the user would type them again, but for passwords."""
-        names = ("stack", "cuda", "python", "arch", "toolkit", "mirror", "linker", "jobs")
-        single = {name: getattr(self, name) for name in names}
-        single |= {"toolkit": shown(self.toolkit), "mirror": redact(self.mirror)}
-        words = [f"--{name} {shlex.quote(value)}" for name, value in single.items() if value]
+        given = self.kept()
+        words = [f"--{name} {shlex.quote(given[name])}" for name in SINGLE if name in given]
         words += ["--index-only"] if self.index_only else []
-        many = {name: getattr(self, name) for name in ("source", "flag", "without")}
-        return words + [f"--{name} {shlex.quote(value)}" for name, values in many.items() for value in values]
+        return words + [f"--{name} {shlex.quote(value)}" for name in MANY for value in given.get(name, ())]
 
 
 def _pairs(option: str, words: Sequence[str]) -> Mapping[str, str]:

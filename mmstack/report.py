@@ -16,6 +16,7 @@ from mmstack import __version__
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
 from mmstack.events import CacheUsed, Compiled, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.keys import ENGINE
 from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     import jinja2
 
     from mmstack.events import Edge, Event
-    from mmstack.model import Artifact, LayerPlan, LockedRequirement, Plan, Step, Verification
+    from mmstack.model import Artifact, FilePin, LayerPlan, LockedRequirement, Plan, Step, Verification
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST_NAME = "manifest.json"
 PAGE_NAME = "report.html"
 TRACE_NAME = "trace.json"
+PROVENANCE_NAME = "provenance.json"
 OUTCOMES = ("passed", "failed", "not run")
 Manifest = dict[str, Any]
 
@@ -47,12 +49,24 @@ class Report:
     Args:
         dist: the folder that holds one folder per stack.
         reproduce: the commands that do the same again, as the page is to show them.
+        options: the user's, as `Options.kept` gives them.
+        builder: asked who builds, for a run that did something.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, *, dist: Path, reproduce: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        *,
+        dist: Path,
+        reproduce: str,
+        options: Mapping[str, Any] = MappingProxyType({}),
+        builder: Callable[[], Manifest] = dict,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._dist = dist
         self._reproduce = reproduce
+        self._options = options
+        self._builder = builder
         self._clock = clock
         self._started = clock()
         self._cached: frozenset[str] = frozenset()
@@ -101,11 +115,12 @@ class Report:
             edges=self._edges,
             warnings=self._warnings,
             reproduce=self._reproduce,
+            options=self._options,
             started=self._started,
         )
         folder = self._dist / event.plan.stack.name
         if not (nothing_done(manifest) and _describes_same(folder / MANIFEST_NAME, manifest)):
-            write(folder, manifest)
+            write(folder, {**manifest, "builder": self._builder()})
 
 
 def nothing_done(manifest: Manifest) -> bool:
@@ -124,6 +139,7 @@ def to_manifest(
     edges: Mapping[str, Sequence[Edge]] = MappingProxyType({}),
     warnings: Sequence[str] = (),
     reproduce: str = "",
+    options: Mapping[str, Any] = MappingProxyType({}),
     started: float = 0.0,
 ) -> Manifest:
     """Return all that is known of a run as plain data, the one thing that every view is made from.
@@ -138,6 +154,7 @@ def to_manifest(
         edges: what ninja made, by the id of its step.
         warnings: what the user was warned of.
         reproduce: the commands that do the same again.
+        options: those of the user.
         started: when the run began, in seconds since the epoch.
     """
     results = {step.step.id: step for step in steps}
@@ -145,6 +162,8 @@ def to_manifest(
     return {
         "schema": SCHEMA,
         "generator": f"mmstack {__version__}",
+        "engine": ENGINE,
+        "builder": {},
         "stack": {"name": plan.stack.name, "summary": plan.stack.summary, "cuda": plan.stack.cuda},
         "key": plan.key,
         "verdict": ended.verdict,
@@ -167,8 +186,8 @@ def to_manifest(
             "version": plan.compiler.version,
             "linker": plan.compiler.linker and vars(plan.compiler.linker),
         },
-        "toolkit": toolkit_facts(plan),
-        "layers": [_layer(layer) for layer in plan.layers],
+        "toolkit": _toolkit(plan),
+        "layers": [layer_facts(layer) for layer in plan.layers],
         "requirements": [
             {"set": name, **_requirement(requirement)}
             for name, requirements in (("run", plan.run_requires), ("verify", plan.verify_requires))
@@ -189,10 +208,24 @@ def to_manifest(
         "verifications": [_verification(found, found.layer in reused) for found in ended.verifications],
         "warnings": list(dict.fromkeys(warnings)),
         "reproduce": reproduce,
+        "options": dict(options),
     }
 
 
-def _layer(layer: LayerPlan) -> Manifest:
+def _toolkit(plan: Plan) -> Manifest | None:
+    """Return what is known of the CUDA toolkit, by digest too where it is made of files."""
+    toolkit, facts = plan.toolkit, toolkit_facts(plan)
+    if toolkit is None or facts is None:
+        return None
+    return {
+        **facts,
+        "files": [_file(toolkit.manifest)] if toolkit.manifest else [],
+        "requirements": [_requirement(item) for item in toolkit.requirements],
+    }
+
+
+def layer_facts(layer: LayerPlan) -> Manifest:
+    """Return what a manifest says of a layer."""
     parts = layer.source.distro.parts if layer.source.distro else ()
     files = (*((layer.chosen,) if layer.chosen else ()), *(part.file for part in parts))
     return {
@@ -200,11 +233,13 @@ def _layer(layer: LayerPlan) -> Manifest:
         "project": layer.source.project,
         "version": layer.version,
         "summary": layer.recipe.summary,
+        "recipe": layer.recipe.digest,
         "source": {
             "kind": layer.source.kind,
             "path": str(layer.source.path) if layer.source.path else "",
+            "digest": layer.folder,
             "folders": [str(folder) for folder in layer.installed.folders] if layer.installed else [],
-            "files": [{"filename": file.filename, "sha256": file.sha256} for file in files],
+            "files": [_file(file) for file in files],
             "git": vars(layer.source.git) if layer.source.git else None,
             "parts": {part.path: f"{part.file.filename}:{part.folder}" for part in parts},
             "packages": [vars(package) for package in layer.packages],
@@ -229,6 +264,10 @@ def _layer(layer: LayerPlan) -> Manifest:
         "verify_key": layer.verify_key,
         "reproducible": layer.reproducible,
     }
+
+
+def _file(pin: FilePin) -> Manifest:
+    return {"filename": pin.filename, "sha256": pin.sha256}
 
 
 def _requirement(requirement: LockedRequirement) -> Manifest:
@@ -290,17 +329,20 @@ def _verification(found: Verification, reused: bool) -> Manifest:  # noqa: FBT00
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write a run's manifest, page and trace to a folder, each whole or not at all.
+    """Write a run's manifest, page and trace to a folder, each whole or not at all, and of whole stacks the provenance.
 
     Raises:
         DiskError: the disk is full, read-only or not ours to write.
     """
-    from mmstack.trace import to_trace  # noqa: PLC0415 - see render
+    from mmstack.provenance import to_provenance  # noqa: PLC0415 - see render
+    from mmstack.trace import to_trace  # noqa: PLC0415 - the same
 
     page, trace = render(manifest), json.dumps(to_trace(manifest))
     write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
     write_atomically(folder / PAGE_NAME, page)
     write_atomically(folder / TRACE_NAME, trace + "\n")
+    if statement := to_provenance(manifest):
+        write_atomically(folder / PROVENANCE_NAME, json.dumps(statement, indent=2) + "\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -332,7 +374,11 @@ def read_manifest(folder: Path) -> Manifest:
         UsageError: there is none.
         CatalogError: it is none that this version of mmstack wrote.
     """
-    path = folder / MANIFEST_NAME
+    return read_manifest_file(folder / MANIFEST_NAME)
+
+
+def read_manifest_file(path: Path) -> Manifest:
+    """Return the manifest that a file holds; see `read_manifest`."""
     again = "run `uv run invoke build-stack` for this stack: it writes the manifest anew"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

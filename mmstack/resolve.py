@@ -15,7 +15,7 @@ from mmstack import constraints, jobs
 from mmstack.catalog import PRESET, choices_of_flags
 from mmstack.errors import CatalogError, ConstraintError, HostError, UsageError, did_you_mean
 from mmstack.graph import steps
-from mmstack.keys import key
+from mmstack.keys import ENGINE, key
 from mmstack.lock import applicable, tree_name
 from mmstack.model import BUILT, LayerChoice, LayerPlan, Plan, Source, SourceKind
 from mmstack.recipes import BuildFacts, load_recipe
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
         Toolkit,
     )
 
-ENGINE = 2
 INSTALLED = "installed.py"
 INDEX_KINDS = ("wheel", "sdist")
 SOURCES: tuple[SourceKind, ...] = ("git", "archive", "sdist", "distro")  # what `source` means, best first
@@ -554,6 +553,7 @@ def _layer(  # one layer's decisions in one place
         "engine": ENGINE,
         "recipe": recipe.digest,
         "version": choice.version,
+        "kind": source.kind,
         "source": findings.trees.get(choice.name)
         or (installed.digest if installed else chosen.sha256 if chosen else None),
         # besides what they change, what the bill in the wheel says of them

@@ -20,6 +20,7 @@ from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
+from mmstack.provenance import builder
 from mmstack.report import Report, read_manifest, write
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
 from mmstack.sources import trees
@@ -67,7 +68,10 @@ class Session:
             self.show(plan)
             return
         report = Report(
-            dist=self.paths.dist, reproduce=f"uv run invoke build-stack {' '.join(options.words())}".strip()
+            dist=self.paths.dist,
+            reproduce=f"uv run invoke build-stack {' '.join(options.words())}".strip(),
+            options=options.kept(),
+            builder=lambda: builder(self.paths.root, os.environ),
         )
 
         def listen(event: Event) -> None:

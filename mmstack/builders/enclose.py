@@ -67,7 +67,9 @@ def enclose(wheel: Path, name: str, body: bytes, moment: int) -> None:
 def _info(archive: zipfile.ZipFile, wheel: Path) -> str:
     found = {name.partition("/")[0] for name in archive.namelist() if name.endswith(f".dist-info/{RECORD}")}
     if len(found) != 1:
-        raise GateError(f"{wheel.name} is no wheel", why="it has not one dist-info folder with a RECORD", fix="build it again")
+        raise GateError(
+            f"{wheel.name} is no wheel", why="it has not one dist-info folder with a RECORD", fix="build it again"
+        )
     return found.pop()
 
 
