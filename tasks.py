@@ -321,6 +321,39 @@ def doctor(
         raise Exit(code=3)
 
 
+@task(positional=["wheel"], help={"wheel": "a wheel file, wherever it is from", **MANNER})
+def explain(_c: Context, wheel: str, json: bool = False, verbose: bool = False, debug: bool = False) -> None:
+    """Tell what a wheel is made of, from what it says of itself, and the command that makes it again."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        session.explain(wheel)
+
+
+@task(
+    help={
+        "from": "the manifest of the build that is to be made again: a manifest.json, or the folder that it is in",
+        "python": "the Python to build for (default: one of the manifest's version)",
+        "mirror": CHOICE["mirror"],
+        "jobs": CHOICE["jobs"],
+        "offline": "use only what was fetched before",
+        **MANNER,
+    }
+)
+def rebuild(
+    _c: Context,
+    from_: str,
+    python: str = "",
+    mirror: str = "",
+    jobs: str = "",
+    offline: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Make the wheels of a manifest again from the same inputs, and compare them with it bit for bit."""
+    with _session(json=json, verbose=verbose, debug=debug, offline=offline) as session:
+        session.rebuild(from_, _options(python=python, mirror=mirror, jobs=jobs))
+
+
 @task(help={"stack": "the stack (default: the only one in dist/)", **MANNER})
 def report(_c: Context, stack: str = "", json: bool = False, verbose: bool = False, debug: bool = False) -> None:
     """Show a built stack's report again and write its page anew."""
@@ -430,7 +463,7 @@ def bench(_c: Context, case: Sequence[str] | None = None) -> None:
         main(case or ())
 
 
-namespace = Collection(build_stack, plan, fetch, verify, doctor, report, lock, bench)
+namespace = Collection(build_stack, plan, fetch, verify, explain, rebuild, doctor, report, lock, bench)
 namespace.add_collection(Collection("patches", patches_check, patches_edit, patches_save))
 namespace.add_collection(Collection("sources", sources_compare))
 

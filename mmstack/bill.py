@@ -321,7 +321,7 @@ def _tools(made_of: Ingredients) -> Iterator[Component]:
         if linker and linker.version:
             yield _component(f"{name}/linker", linker.kind, "linker", kind=program, description=linker.version)
     if toolkit := made_of.toolkit:
-        facts = {"kind": [toolkit.kind], "identity": [toolkit.identity]}
+        facts: dict[str, list[str]] = {"kind": [toolkit.kind], "identity": [toolkit.identity]}
         ref = f"{name}/toolkit"
         yield _component(ref, "cuda-toolkit", "toolkit", version=toolkit.version, kind=program, properties=facts)
         yield from (_requirement(ref, item, "toolkit-part") for item in toolkit.requirements)
@@ -346,7 +346,7 @@ def _against(name: str, below: LayerPlan) -> Component:
             "layer": [below.name],
             "key": [below.key],
             "source": [below.source.kind],
-            "file": [taken.filename] if taken else [],
+            **({"file": [taken.filename]} if taken else {}),
         },
         needed=True,
     )

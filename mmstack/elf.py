@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from contextlib import contextmanager, suppress
@@ -108,6 +109,19 @@ def undefined_symbols(module: Module) -> frozenset[str]:
             for symbol in (table.iter_symbols() if table is not None else ())
             if symbol.name and symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] != "STB_WEAK"
         )
+
+
+def section_digests(path: Path) -> dict[str, tuple[int, str]] | None:
+    """Return size and sha256 of each section of an ELF file, in its order; None for one that is none."""
+    with suppress(GateError), _opened(path) as elf:
+        found: dict[str, tuple[int, str]] = {}
+        for number, section in enumerate(elf.iter_sections()):
+            name = section.name or f"section {number}"
+            body = b"" if section["sh_type"] == "SHT_NOBITS" else section.data()
+            unique = f"{name} ({number})" if name in found else name
+            found[unique] = (section["sh_size"], hashlib.sha256(body).hexdigest())
+        return found
+    return None
 
 
 def defined_symbols(path: Path, names: Iterable[str]) -> frozenset[str]:

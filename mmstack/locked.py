@@ -18,7 +18,7 @@ from mmstack.errors import LockedError, UsageError
 from mmstack.keys import file_digest
 from mmstack.model import BUILT, Inputs, LayerInputs, Request
 from mmstack.recipes import build_requires
-from mmstack.resolve import flags_for
+from mmstack.resolve import flag_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,8 +136,8 @@ def check_request(request: Request, selection: Selection, catalog: Catalog) -> N
                 fix=f"leave out the option that does, e.g. `--source {choice.name}=...`, or leave out `--locked`",
             )
         recipe = catalog.recipe(choice.name)
-        usual = flags_for(recipe, choice, Request())
-        asked = flags_for(recipe, choice, request)
+        usual = flag_values(recipe, choice, {})
+        asked = flag_values(recipe, choice, request.flags)
         if other := [flag for flag, value in asked.items() if value != usual[flag]]:
             raise UsageError(
                 f"`--locked`: {name}.lock holds {choice.name} with other flags",
@@ -215,7 +215,7 @@ def _not_locked(
         yield f"{name}: commit {source['git']['commit']}"
     packages = {item.sha256 for item in lock.packages.get(name, ())}
     yield from (f"{name}: package {item['name']}" for item in source["packages"] if item["sha256"] not in packages)
-    usual = flags_for(catalog.recipe(name), choices[name], Request())
+    usual = flag_values(catalog.recipe(name), choices[name], {})
     yield from (f"{name}: flag {flag}={value}" for flag, value in layer["flags"].items() if value != usual.get(flag))
 
 

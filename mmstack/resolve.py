@@ -525,7 +525,7 @@ def _layer(  # one layer's decisions in one place
     support = prebuilt(selection, catalog, findings.installed).get(choice.name)
     cuda = support.version if support else selection.stack.cuda
     built = source.kind in BUILT_KINDS
-    flags = flags_for(recipe, choice, request) if built else {}  # what is not built here has none
+    flags = flag_values(recipe, choice, request.flags) if built else {}  # what is not built here has none
     toolkit = tools.toolkit if built and recipe.cuda else None
     told = BuildFacts(
         flags=flags,
@@ -624,10 +624,10 @@ def flags_of(recipe: RecipeData, version: str) -> tuple[Flag, ...]:
     return tuple(flag for flag in recipe.flags if constraints.holds({"": flag.versions}, {"": version}))
 
 
-def flags_for(recipe: RecipeData, choice: LayerChoice, request: Request) -> dict[str, str]:
+def flag_values(recipe: RecipeData, choice: LayerChoice, wished: Mapping[str, str]) -> dict[str, str]:
     """Return the value of each flag: its default, or what the preset, the stack, or the user says, the last wins."""
     prefix = f"{choice.name}."
-    asked = {name.removeprefix(prefix): value for name, value in request.flags.items() if name.startswith(prefix)}
+    asked = {name.removeprefix(prefix): value for name, value in wished.items() if name.startswith(prefix)}
     given = dict(choice.flags) | asked
     given = dict(recipe.presets.get(given.get(PRESET, ""), {})) | given
     return {flag.name: given.get(flag.name, flag.default) for flag in flags_of(recipe, choice.version)}

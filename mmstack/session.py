@@ -21,7 +21,7 @@ from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.provenance import builder
-from mmstack.report import Report, read_manifest, write
+from mmstack.report import MANIFEST_NAME, Report, read_manifest, read_manifest_file, write
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
@@ -181,6 +181,39 @@ class Session:
         self.console.findings(findings)
         self.console.document({"findings": [vars(finding) for finding in findings]})
         return all(finding.verdict != "missing" for finding in findings)
+
+    def explain(self, file: str) -> None:
+        """Tell what a wheel says of itself, and how this checkout makes it again."""
+        from mmstack.explain import explain, in_words  # noqa: PLC0415 - see bundle
+
+        said = explain(Path(file), self.engine.catalog)
+        for line in in_words(said):
+            self.console.text(line)
+        self.console.document(said)
+
+    def rebuild(self, file: str, options: Options) -> None:
+        """Make the wheels of a manifest again, apart from all that was built here, and compare them with it.
+
+        Raises:
+            RebuildError: one came out differently.
+        """
+        from mmstack import rebuild  # noqa: PLC0415 - see bundle
+
+        path = Path(file) / MANIFEST_NAME if Path(file).is_dir() else Path(file)
+        manifest = read_manifest_file(path)
+        paths = rebuild.apart(self.paths, manifest)
+        other = replace(self, paths=paths)
+        shop = other.engine.workshop
+        shop.pinned = rebuild.pinned(manifest)
+        plan = other._plan(rebuild.options(manifest, options))  # noqa: SLF001 - it is one of us
+        rebuild.check(plan, manifest)
+        other.engine.build(plan, stop_after="gate")
+        made = {layer.name: shop.artifact(layer) for layer in plan.made}
+        compared = rebuild.compare(manifest, made, path.parent / "wheels")
+        for item in compared:
+            self.console.text(f"{item['filename']}: {'the same' if item['same'] else 'differs'}, {item['rebuilt']}")
+        rebuild.demand_same(compared, paths.state)
+        self.console.document({"rebuilt": compared})
 
     def report(self, name: str) -> None:
         """Write a stack's page again from its manifest, and say where it is."""

@@ -70,7 +70,7 @@ LOOKUPS = 8
 
 @dataclass(kw_only=True)
 class Workshop:
-    """The places and tools of one run over one checkout."""
+    """The places and tools of one run over one checkout; of files to choose among, those `pinned` go first."""
 
     paths: Paths
     listener: Listener
@@ -83,6 +83,7 @@ class Workshop:
     compiler_cache: str = "none"
     distribute: str = "none"
     hermetic: bool = False
+    pinned: frozenset[str] = frozenset()
 
     @cached_property
     def store(self) -> Store:
@@ -287,6 +288,7 @@ class Workshop:
         Raises:
             NetworkError: there is none.
         """
+        pins = [pin for pin in pins if pin.sha256 in self.pinned] or pins
         for pin in pins:
             if self.downloads.has(pin):
                 return pin

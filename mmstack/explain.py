@@ -1,0 +1,208 @@
+"""What a wheel says of itself, in words: what it is made of, and the command that makes it again.
+
+A wheel comes from anywhere, so what it says is held against the form that we write, and nothing of it is run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmstack import bill
+from mmstack.errors import PinError
+from mmstack.keys import file_digest
+from mmstack.resolve import flag_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from mmstack.catalog import Catalog
+    from mmstack.model import LayerChoice, RecipeData, Stack
+
+FLAG, VARIABLE = "flag:", "variable:"
+INSIDE = {"submodules": "submodule", "parts": "part", "packages": "package"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The command that makes a wheel again, and what speaks against it coming out the same."""
+
+    words: tuple[str, ...]
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(self.words)
+
+
+def explain(wheel: Path, catalog: Catalog) -> dict[str, Any]:
+    """Return what a wheel's own bill says, as plain data, and the command of this checkout that makes it again.
+
+    Raises:
+        UsageError: there is no such file, or it holds no bill of ours.
+        PinError: it is no wheel, is damaged, or its bill is none.
+    """
+    document = bill.read(wheel)
+    try:
+        said = _read(document)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise PinError(
+            f"{wheel.name} holds a bill that mmstack did not write", why=repr(error), fix="ask whoever built it"
+        ) from error
+    command = make_again(said, catalog)
+    return {
+        "file": wheel.name,
+        "sha256": file_digest(wheel),
+        **said,
+        "command": str(command) if command else "",
+        "doubt": command.doubt if command else "no stack of this checkout has this release",
+    }
+
+
+def _read(document: Mapping[str, Any]) -> dict[str, Any]:
+    main = document["metadata"]["component"]
+    facts = _facts(main)
+    roles: dict[str, list[dict[str, Any]]] = {}
+    for item in document["components"]:
+        roles.setdefault(_facts(item)["role"][0], []).append(_component(item))
+    (source,) = main["pedigree"]["ancestors"]
+    return {
+        "layer": facts["layer"][0],
+        "name": str(main["name"]),
+        "version": str(main["version"]),
+        "licences": [_licence(item) for item in main.get("licenses", [])],
+        "source": {"kind": facts["source"][0], **_component(source)},
+        **{name: roles.get(role, []) for name, role in INSIDE.items()},
+        "patches": roles.get("patch", []),
+        "flags": {name.removeprefix(FLAG): values[0] for name, values in facts.items() if name.startswith(FLAG)},
+        "variables": {
+            name.removeprefix(VARIABLE): values[0] for name, values in facts.items() if name.startswith(VARIABLE)
+        },
+        "compiler": next((item["description"] for item in roles.get("compiler", [])), ""),
+        "linker": next(iter(roles.get("linker", [])), None),
+        "toolkit": next(iter(roles.get("toolkit", [])), None),
+        "toolkit_parts": roles.get("toolkit-part", []),
+        "architectures": facts.get("architecture", []),
+        "against": roles.get("against", []),
+        "build_requires": roles.get("build", []),
+        "python": facts["python"][0],
+        "platform": facts["platform"][0],
+        "cuda": facts["cuda"][0],
+        "recipe": facts["recipe"][0],
+        "key": facts["key"][0],
+    }
+
+
+def _facts(component: Mapping[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for item in component["properties"]:
+        found.setdefault(str(item["name"]).removeprefix(bill.PREFIX), []).append(str(item["value"]))
+    return found
+
+
+def _component(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a component: what all have, and its own facts."""
+    own = {name: values[0] for name, values in _facts(item).items() if name not in {"role", "source", "one-of"}}
+    return {
+        "name": str(item["name"]),
+        "version": str(item.get("version", "")),
+        "description": str(item.get("description", "")),
+        "sha256": next((str(each["content"]) for each in item.get("hashes", [])), ""),
+        "purl": str(item.get("purl", "")),
+        "links": [str(each["url"]) for each in item.get("externalReferences", [])],
+        **own,
+    }
+
+
+def _licence(item: Mapping[str, Any]) -> str:
+    return (
+        str(item["expression"]) if "expression" in item else str(item["license"].get("id") or item["license"]["name"])
+    )
+
+
+def make_again(said: Mapping[str, Any], catalog: Catalog) -> Command | None:
+    """Return how this checkout makes such a wheel; None where none of its stacks has that release."""
+    name = said["layer"]
+    if name not in catalog.recipes:
+        return None
+    recipe = catalog.recipe(name)
+    for stack in catalog.stacks.values():
+        for choice in stack.layers:
+            # the local part of a version names the CUDA version and the layers below
+            fits = choice.name == name and said["version"].partition("+")[0] == choice.version
+            if fits and said["cuda"] in {stack.cuda, "cpu"} and (said["cuda"] == stack.cuda or not recipe.cuda):
+                return Command(words=tuple(_words(said, stack, choice, recipe)), doubt=_doubt(said, recipe))
+    return None
+
+
+def _words(said: Mapping[str, Any], stack: Stack, choice: LayerChoice, recipe: RecipeData) -> Iterator[str]:
+    name, kind = said["layer"], said["source"]["kind"]
+    yield from ("uv", "run", "invoke", "build-stack", "--stack", shlex.quote(stack.name))
+    if said["python"].startswith("cp"):
+        yield from ("--python", shlex.quote(f"{said['python'][2]}.{said['python'][3:]}"))
+    if kind == "path":
+        yield from ("--source", f"{name}=path:DIR")
+    elif kind != choice.source:
+        yield from ("--source", shlex.quote(f"{name}={kind}"))
+    usual = flag_values(recipe, choice, {})
+    for flag, value in said["flags"].items():
+        if usual.get(flag) != value:
+            yield from ("--flag", shlex.quote(f"{name}.{flag}={value}"))
+    if said["architectures"]:
+        yield from ("--arch", shlex.quote(",".join(said["architectures"])))
+    if said["toolkit"]:
+        yield from ("--toolkit", shlex.quote(said["toolkit"]["kind"]))
+    if said["linker"] and said["linker"]["name"] != "default":
+        yield from ("--linker", shlex.quote(said["linker"]["name"]))
+    yield from ("--stop-after", "gate")
+
+
+def _doubt(said: Mapping[str, Any], recipe: RecipeData) -> str:
+    if said["source"]["kind"] == "path":
+        return f"it was made from somebody's own folder, whose digest was {said['source'].get('tree', '')}"
+    if said["recipe"] != recipe.digest:
+        return "the recipe of this checkout is another than the one that made it"
+    return ""
+
+
+def in_words(said: Mapping[str, Any]) -> list[str]:
+    """Return an explanation as lines of text."""
+    return [f"{said['name']} {said['version']}", *(f"  {what:<11} {text}" for what, text in _lines(said) if text)]
+
+
+def _lines(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "file", f"{said['file']}, sha256 {said['sha256']}"
+    yield "key", said["key"]
+    yield "licence", ", ".join(said["licences"])
+    yield "source", _source(said["source"])
+    for module in said["submodules"]:
+        yield "submodule", f"{module['path']} at commit {module['commit']}"
+    for part in said["parts"]:
+        yield "part", f"{part['path']} from {part['file']}, sha256 {part['sha256']}"
+    for package in said["packages"]:
+        yield "package", f"{package['name']} {package['version']} ({package['architecture']})"
+    for patch in said["patches"]:
+        yield "patch", f"{patch['id']}: {patch['description']} ({patch['upstream']})"
+    yield "flags", " ".join(f"{name}={value}" for name, value in said["flags"].items())
+    yield "variables", " ".join(f"{name}={value}" for name, value in said["variables"].items())
+    yield "compiler", said["compiler"]
+    yield "linker", said["linker"]["description"] if said["linker"] else ""
+    if toolkit := said["toolkit"]:
+        yield "toolkit", f"CUDA {toolkit['version']} ({toolkit['kind']}), for {', '.join(said['architectures'])}"
+    for below in said["against"]:
+        proof = f"sha256 {below['sha256']}" if below["sha256"] else f"key {below['key']}"
+        yield "against", f"{below['name']} {below['version']}, {proof}"
+    yield "built with", ", ".join(f"{item['name']} {item['version']}" for item in said["build_requires"])
+    yield "for", f"{said['python']}, {said['platform']}"
+    yield "make again", said["command"]
+    yield "but", said["doubt"]
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    if source["kind"] == "git":
+        return f"git {', '.join(source['links'])}, tag {source['tag']}, commit {source['commit']}"
+    if source["kind"] == "path":
+        return f"a folder of somebody's own, digest {source['tree']}"
+    release = f"{source['name']} {source['version']} of {source['distribution']}: " if "distribution" in source else ""
+    return f"{source['kind']} {release}{source['file']}, sha256 {source['sha256']}"

@@ -1,0 +1,294 @@
+"""Makes the wheels of a manifest again, apart from all that was built here, and says how what came out differs."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from mmstack.diagnose import plain
+from mmstack.elf import section_digests
+from mmstack.errors import CatalogError, HostError, PinError, RebuildError, UsageError
+from mmstack.keys import ENGINE, file_digest
+from mmstack.model import Paths
+from mmstack.options import Options
+from mmstack.report import layer_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mmstack.model import Artifact, Plan
+
+# What is fetched, or made of what is fetched, and so is no result of a build.
+SHARED = ("downloads", "repositories", "distro", "uv-cache", "toolkits", "locks")
+FOLDER = "rebuild"
+OF_THE_CHECKOUT = ("version", "recipe", "flags", "environment")
+SHOWN = 12
+LONGEST = 100
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
+def apart(paths: Paths, manifest: Mapping[str, Any]) -> Paths:
+    """Return where a manifest is built again: a state of its own, which shares with this checkout what is fetched.
+
+    Raises:
+        CatalogError: the manifest has no key.
+    """
+    key = str(manifest.get("key", ""))
+    if not (key.isalnum() and key.isascii()):
+        raise CatalogError("the manifest has no key", fix="give one that `invoke build-stack` wrote")
+    state = paths.state / FOLDER / key[:16]
+    state.mkdir(parents=True, exist_ok=True)
+    for name in SHARED:
+        (paths.state / name).mkdir(exist_ok=True)
+        if not (state / name).is_symlink():
+            (state / name).symlink_to(paths.state / name)
+    return Paths(root=paths.root, state=state, dist=state / "dist")
+
+
+def options(manifest: Mapping[str, Any], ours: Options) -> Options:
+    """Return the options of a manifest, but for how and where it is built, which is this machine's business.
+
+    Raises:
+        CatalogError: it has others than this version knows.
+        UsageError: it names no wheel.
+    """
+    try:
+        asked = Options(**manifest["options"])
+        minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
+        stack = manifest["stack"]["name"]
+        held = any(layer["source"]["kind"] == "installed" for layer in manifest["layers"])
+        wheels = [(item["layer"], item["filename"], item["sha256"]) for item in manifest["artifacts"]]
+        known = {layer["name"]: layer["key"] for layer in manifest["layers"]}
+        strays = [name for name, _filename, _sha256 in wheels if name not in known]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CatalogError(
+            "the manifest is not one that this version of mmstack writes", why=repr(error), fix="build the stack again"
+        ) from error
+    if strays or not wheels:
+        raise UsageError(
+            "the manifest names no wheel" if not wheels else f"the manifest has no layer '{strays[0]}'",
+            why="its build did not come so far" if not wheels else "it names a wheel of it",
+            fix="give the manifest of a whole build",
+        )
+    python = ours.python or (asked.python if held else minor)
+    return replace(asked, stack=stack, cuda="", python=python, mirror=ours.mirror, jobs=ours.jobs)
+
+
+def pinned(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """Return the digests of all files that a manifest's layers are made of."""
+    return frozenset(file["sha256"] for layer in manifest["layers"] for file in layer["source"]["files"])
+
+
+def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
+    """Demand that a plan has the same inputs as a manifest.
+
+    Raises:
+        PinError: this checkout has other recipes, patches or locks.
+        HostError: this machine has another compiler, toolkit or Python.
+    """
+    checkout = list(_other_inputs(plan, manifest))
+    machine = list(_other_tools(plan, manifest))
+    keys = {layer["name"]: layer["key"] for layer in manifest["layers"]}
+    if all(keys.get(layer.name) == layer.key for layer in plan.layers) and len(keys) == len(plan.layers):
+        return
+    if checkout or not machine:
+        commit = manifest["builder"].get("commit", "")
+        raise PinError(
+            "this checkout does not make what the manifest names",
+            why="\n".join([*checkout, *machine]) or "the keys differ",
+            fix=f"check out commit {commit} of mmstack" if commit else "take the checkout that made the manifest",
+        )
+    raise HostError(
+        "this machine does not make what the manifest names",
+        why="\n".join(machine),
+        fix="install what the manifest names, or build on a machine that has it",
+    )
+
+
+def _other_inputs(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what this checkout says of the layers, and the manifest says otherwise."""
+    if manifest["engine"] != ENGINE:
+        yield f"engine: {manifest['engine']} in the manifest, {ENGINE} here"
+    ours = {layer.name: layer_facts(layer) for layer in plan.layers}
+    theirs = {layer["name"]: layer for layer in manifest["layers"]}
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        yield f"layer {name}: only {'here' if name in ours else 'in the manifest'}"
+    for name in (name for name in theirs if name in ours):
+        if ours[name]["key"] == theirs[name]["key"]:
+            continue
+        for field in OF_THE_CHECKOUT:
+            if ours[name][field] != theirs[name][field]:
+                there, here = _short(theirs[name][field]), _short(ours[name][field])
+                yield f"{name}: another {field}: {there} in the manifest, {here} here"
+        yield from _other_items(name, "patch", ours[name]["patches"], theirs[name]["patches"], "id")
+        yield from _other_items(
+            name, "build requirement", ours[name]["build_requires"], theirs[name]["build_requires"], "name"
+        )
+        sources = [{**each["source"], "path": "", "folders": []} for each in (theirs[name], ours[name])]
+        if sources[0] != sources[1]:
+            other = [field for field in sources[1] if sources[0].get(field) != sources[1][field]]
+            yield f"{name}: another source: {', '.join(other)}"
+
+
+def _other_items(
+    layer: str, what: str, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], key: str
+) -> Iterator[str]:
+    here, there = ({item[key]: item for item in items} for items in (ours, theirs))
+    for name in [*there, *(name for name in here if name not in there)]:
+        if name not in here:
+            yield f"{layer}: {what} {name} is only in the manifest"
+        elif name not in there:
+            yield f"{layer}: {what} {name} is only here"
+        elif here[name] != there[name]:
+            yield f"{layer}: {what} {name} is another"
+
+
+def _other_tools(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what this machine has otherwise than the one that built."""
+    theirs = manifest["compiler"] or {"version": None, "linker": None}
+    linker = plan.compiler.linker if plan.compiler else None
+    toolkit = manifest["toolkit"]
+    pairs = {
+        "compiler": (theirs["version"], plan.compiler.version if plan.compiler else None),
+        "linker": (theirs["linker"], linker and vars(linker)),
+        "Python": (
+            [manifest["interpreter"]["tag"], manifest["interpreter"]["platform"]],
+            [plan.interpreter.tag, plan.interpreter.platform],
+        ),
+        "CUDA toolkit": (
+            toolkit and [toolkit["version"], toolkit["identity"]],
+            [plan.toolkit.version, plan.toolkit.identity] if plan.toolkit else None,
+        ),
+        "architectures": (
+            toolkit and toolkit["architectures"],
+            [str(item) for item in plan.architectures] if plan.toolkit else None,
+        ),
+    }
+    for what, (there, here) in pairs.items():
+        if there != here:
+            yield f"{what}: {_short(there)} in the manifest, {_short(here)} here"
+
+
+def compare(manifest: Mapping[str, Any], made: Mapping[str, Artifact], wheels: Path) -> list[dict[str, Any]]:
+    """Return for each wheel of a manifest whether it came out the same, and if not, how it differs where that is known.
+
+    Args:
+        manifest: of the first build.
+        made: the artifacts of the second, by layer.
+        wheels: where the wheels of the first may lie.
+    """
+    found = []
+    for item in manifest["artifacts"]:
+        artifact, old = made[item["layer"]], wheels / Path(item["filename"]).name
+        same = artifact.sha256 == item["sha256"]
+        differences: Sequence[str] = ()
+        if not same:
+            here = old.is_file() and file_digest(old) == item["sha256"]
+            differences = (
+                wheel_differences(old, artifact.path) if here else (f"{old.name} of the manifest is not at hand",)
+            )
+        found.append(
+            {
+                "layer": item["layer"],
+                "filename": item["filename"],
+                "sha256": item["sha256"],
+                "rebuilt": artifact.sha256,
+                "same": same,
+                "differences": list(differences),
+            }
+        )
+    return found
+
+
+def demand_same(compared: Sequence[Mapping[str, Any]], state: Path) -> None:
+    """End a rebuild: its state goes if all came out the same; else the wheels stay, to be looked at.
+
+    Raises:
+        RebuildError: a wheel came out differently.
+    """
+    different = [item for item in compared if not item["same"]]
+    if not different:
+        shutil.rmtree(state)
+        return
+    lines = [f"{item['filename']}: {line}" for item in different for line in item["differences"][:SHOWN]]
+    raise RebuildError(
+        f"{len(different)} of {len(compared)} wheels came out differently",
+        why="\n".join(lines),
+        fix=f"the new wheels are below {state / 'artifacts'}; remove {state} to build them once more",
+    )
+
+
+def wheel_differences(first: Path, second: Path) -> tuple[str, ...]:
+    """Return how two wheels differ: file by file, ELF files section by section, then in how they are packed."""
+    try:
+        with TemporaryDirectory() as folder, zipfile.ZipFile(first) as one, zipfile.ZipFile(second) as other:
+            found = tuple(_differences(one, other, Path(folder)))
+    except ARCHIVE_ERRORS as error:
+        return (f"cannot be compared: {error}",)
+    if not found and file_digest(first) != file_digest(second):
+        return ("the same files, packed by another program",)
+    return found
+
+
+def _differences(one: zipfile.ZipFile, other: zipfile.ZipFile, scratch: Path) -> Iterator[str]:
+    ours, theirs = ({entry.filename: entry for entry in each.infolist()} for each in (one, other))
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        yield f"{plain(name)}: only in the {'first' if name in ours else 'second'}"
+    both = [name for name in ours if name in theirs]
+    for name in both:
+        before, after = one.read(name), other.read(name)
+        if before != after:
+            yield from (f"{plain(name)}: {text}" for text in _content(before, after, scratch))
+    for name in both:
+        packed = [(each.date_time, each.external_attr >> 16, each.compress_type) for each in (ours[name], theirs[name])]
+        if packed[0] != packed[1]:
+            yield f"{plain(name)}: packed with another {_packing(packed[0], packed[1])}"
+    if both != [name for name in theirs if name in ours]:
+        yield "the files stand in another order"
+
+
+def _packing(before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
+    names = ("date", "mode", "compression")
+    parts = zip(names, before, after, strict=True)
+    return ", ".join(f"{name} ({old} and {new})" for name, old, new in parts if old != new)
+
+
+def _content(before: bytes, after: bytes, scratch: Path) -> Iterator[str]:
+    files = [scratch / "first", scratch / "second"]
+    for file, body in zip(files, (before, after), strict=True):
+        file.write_bytes(body)
+    one, other = (section_digests(file) for file in files)
+    if one is None or other is None:
+        yield _text(before, after)
+        return
+    for name in [*one, *(name for name in other if name not in one)]:
+        if name not in one or name not in other:
+            yield f"section {plain(name)} is only in the {'first' if name in one else 'second'}"
+        elif one[name] != other[name]:
+            yield f"section {plain(name)} differs ({one[name][0]} and {other[name][0]} bytes)"
+    if one == other:
+        yield "differs outside its sections"
+
+
+def _text(before: bytes, after: bytes) -> str:
+    try:
+        lines = [body.decode("utf-8").splitlines() for body in (before, after)]
+    except UnicodeDecodeError:
+        at = next(
+            (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
+        )
+        return f"differs from byte {at} on ({len(before)} and {len(after)} bytes)"
+    for number, (old, new) in enumerate(zip(*lines, strict=False), start=1):
+        if old != new:
+            return f"line {number} is {_short(old)} and {_short(new)}"
+    return f"has {len(lines[0])} and {len(lines[1])} lines"
+
+
+def _short(value: object) -> str:
+    text = plain(str(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

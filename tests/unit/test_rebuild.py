@@ -1,0 +1,218 @@
+"""Two wheels that should be one: what differs is named, and so is what was asked for differently."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mmstack import rebuild
+from mmstack.errors import CatalogError, HostError, PinError, RebuildError, UsageError
+from mmstack.events import RunEnded
+from mmstack.keys import file_digest
+from mmstack.model import Artifact, Compiler, Paths, Request
+from mmstack.options import Options
+from mmstack.rebuild import wheel_differences
+from mmstack.report import Manifest, to_manifest
+from tests.miniature import HOST, NEWER, PINS, Miniature
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mmstack.model import Plan
+
+DATE = (2023, 11, 14, 22, 13, 20)
+
+
+def a_wheel(file: Path, members: Mapping[str, bytes], *, date: tuple[int, ...] = DATE, mode: int = 0o100644) -> Path:
+    """Write an archive."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, body in members.items():
+            entry = zipfile.ZipInfo(name, (date[0], date[1], date[2], date[3], date[4], date[5]))
+            entry.external_attr = mode << 16
+            archive.writestr(entry, body)
+    return file
+
+
+def compiled(folder: Path, code: str) -> bytes:
+    """Return a shared library of this C code."""
+    (folder / "x.c").write_text(code, encoding="utf-8")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "x.so", "x.c"], cwd=folder, check=True)
+    return (folder / "x.so").read_bytes()
+
+
+def manifest_of(plan: Plan, **more: object) -> Manifest:
+    """Return the manifest of a run that made all wheels of a plan."""
+    artifacts = tuple(
+        Artifact(layer=layer.name, key=layer.key, path=Path(f"{layer.name}.whl"), sha256="a" * 64, size=1)
+        for layer in plan.layers
+    )
+    ended = RunEnded(plan=plan, artifacts=artifacts, verifications=(), seconds=1.0)
+    return {**to_manifest(ended, plan, options={"stack": "mini"}), **more}
+
+
+@pytest.fixture
+def mini(tmp_path: Path) -> Miniature:
+    """Three layers."""
+    return Miniature(root=tmp_path / "checkout").write()
+
+
+def test_equal_wheels_do_not_differ(tmp_path: Path) -> None:
+    """Nothing is said of them."""
+    first = a_wheel(tmp_path / "a.whl", {"x.py": b"1\n"})
+    assert wheel_differences(first, Path(shutil.copy(first, tmp_path / "b.whl"))) == ()
+
+
+def test_text_differs_by_line_and_the_rest_by_byte(tmp_path: Path) -> None:
+    """Files of one alone, lines, lengths, bytes."""
+    first = a_wheel(tmp_path / "a.whl", {"gone": b"", "x.py": b"a\nb\n", "long": b"a\n", "data": b"\xff\x00\x01"})
+    second = a_wheel(tmp_path / "b.whl", {"x.py": b"a\nc\n", "long": b"a\nb\n", "data": b"\xff\x00\x02", "new": b""})
+    assert wheel_differences(first, second) == (
+        "gone: only in the first",
+        "new: only in the second",
+        "x.py: line 2 is b and c",
+        "long: has 1 and 2 lines",
+        "data: differs from byte 2 on (3 and 3 bytes)",
+    )
+
+
+def test_elf_files_differ_by_section(tmp_path: Path) -> None:
+    """Another constant changes the data alone; one more function other sections too."""
+    one, other = compiled(tmp_path, "int x = 1;"), compiled(tmp_path, "int x = 2;")
+    first, second = a_wheel(tmp_path / "a.whl", {"x.so": one}), a_wheel(tmp_path / "b.whl", {"x.so": other})
+    found = wheel_differences(first, second)
+    assert [line for line in found if ".data" in line]
+    assert not [line for line in found if ".text" in line]
+    more = compiled(tmp_path, "int x = 1; int y = 1; int f(void) { return x + y; }")
+    assert [line for line in wheel_differences(first, a_wheel(tmp_path / "c.whl", {"x.so": more})) if ".text" in line]
+
+
+def test_archives_differ_in_how_they_are_packed(tmp_path: Path) -> None:
+    """Dates, modes and order are seen where all files are the same."""
+    members = {"a": b"1", "b": b"2"}
+    first = a_wheel(tmp_path / "a.whl", members)
+    later = a_wheel(tmp_path / "b.whl", members, date=(2024, 1, 1, 0, 0, 0), mode=0o100664)
+    assert all("another date" in line and "mode" in line for line in wheel_differences(first, later))
+    assert len(wheel_differences(first, later)) == 2
+    turned = a_wheel(tmp_path / "c.whl", dict(reversed(members.items())))
+    assert wheel_differences(first, turned) == ("the files stand in another order",)
+    (tmp_path / "d.whl").write_bytes(first.read_bytes() + b"")
+    with zipfile.ZipFile(tmp_path / "d.whl", "a") as archive:
+        archive.comment = b"x"
+    assert wheel_differences(first, tmp_path / "d.whl") == ("the same files, packed by another program",)
+
+
+def test_what_is_no_archive_is_said(tmp_path: Path) -> None:
+    """Instead of a traceback."""
+    (tmp_path / "b.whl").write_text("no archive")
+    (line,) = wheel_differences(a_wheel(tmp_path / "a.whl", {}), tmp_path / "b.whl")
+    assert line.startswith("cannot be compared")
+
+
+def test_the_same_checkout_and_machine_pass(mini: Miniature) -> None:
+    """Jobs and paths do not count."""
+    rebuild.check(mini.plan(Request(jobs=3)), manifest_of(mini.plan()))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("patches/ext/series.toml", 'reason = "r"', 'reason = "other"', "ext: patch ext-always is another"),
+        ("pipelines/ext/recipe.toml", "one compiled module", "a module", "ext: another recipe"),
+        ("stacks/mini.toml", 'SPEED = "O1"', 'SPEED = "O2"', "ext: another flags"),
+        ("pipelines/ext/recipe.toml", "5" * 64, "9" * 64, "ext: another source: files"),
+    ],
+)
+def test_another_checkout_is_refused_by_what_differs(mini: Miniature, file: str, old: str, new: str, said: str) -> None:
+    """Before anything is built."""
+    manifest = manifest_of(mini.plan(), builder={"commit": "f" * 40})
+    mini.edit(file, old, new)
+    with pytest.raises(PinError) as caught:
+        rebuild.check(mini.plan(), manifest)
+    assert said in caught.value.why
+    assert "f" * 40 in caught.value.fix
+
+
+def test_another_lock_is_refused_by_the_requirement(mini: Miniature) -> None:
+    """And one that is there alone, or not there."""
+    manifest = manifest_of(mini.plan())
+    mini.lock({**PINS, "build-ext": ("backend==83", "new==1")})
+    with pytest.raises(PinError) as caught:
+        rebuild.check(mini.plan(), manifest)
+    assert "ext: build requirement backend is another" in caught.value.why
+    assert "ext: build requirement new is only here" in caught.value.why
+    assert "ext: build requirement old-helper is only in the manifest" in caught.value.why
+
+
+def test_another_machine_is_refused_by_what_it_lacks(mini: Miniature) -> None:
+    """Its compiler, its Python."""
+    manifest = manifest_of(mini.plan())
+    newer = Compiler(cc=Path("cc"), cxx=Path("c++"), version="c++ (Debian 14.2.0) 14.2.0")
+    with pytest.raises(HostError) as caught:
+        rebuild.check(mini.plan(host=replace(HOST, compiler=newer)), manifest)
+    assert "compiler: c++ (Debian 12.2.0-14)" in caught.value.why
+    with pytest.raises((HostError, PinError)) as other:
+        rebuild.check(mini.plan(interpreter=NEWER), manifest)
+    assert "cp312" in other.value.why
+
+
+def test_the_options_are_the_manifests_but_for_how_it_is_built(mini: Miniature) -> None:
+    """Stack, flags and sources from it; jobs and the mirror are ours; a Python of the same version."""
+    given = {"stack": "", "cuda": "cpu", "flag": ["ext.SPEED=O2"], "jobs": "9", "mirror": "x", "python": "/opt/python"}
+    found = rebuild.options(manifest_of(mini.plan(), options=given), Options(jobs="2"))
+    assert found == Options(stack="mini", flag=["ext.SPEED=O2"], jobs="2", python="3.11")
+    assert rebuild.options(manifest_of(mini.plan()), Options(python="3.11.9")).python == "3.11.9"
+
+
+def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
+    """No wheels, wheels of no layer, options that nobody has."""
+    manifest = manifest_of(mini.plan())
+    with pytest.raises(UsageError, match="names no wheel"):
+        rebuild.options({**manifest, "artifacts": []}, Options())
+    with pytest.raises(UsageError, match="has no layer 'x'"):
+        rebuild.options({**manifest, "artifacts": [{**manifest["artifacts"][0], "layer": "x"}]}, Options())
+    for broken in ({**manifest, "options": {"rm": "-rf"}}, {**manifest, "layers": 1}, {}):
+        with pytest.raises(CatalogError, match="is not one that this version"):
+            rebuild.options(broken, Options())
+
+
+def test_it_is_built_apart(tmp_path: Path) -> None:
+    """What is fetched is shared, what is built is not; a key that leads out is refused."""
+    paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
+    paths.state.mkdir()
+    other = rebuild.apart(paths, {"key": "ab" * 32})
+    assert rebuild.apart(paths, {"key": "ab" * 32}) == other
+    assert (other.state / "downloads").resolve() == paths.state / "downloads"
+    assert not (other.state / "artifacts").exists()
+    assert other.dist.is_relative_to(other.state)
+    with pytest.raises(CatalogError):
+        rebuild.apart(paths, {"key": "../../etc"})
+    (paths.state / "downloads" / "kept").touch()
+    rebuild.demand_same([{"same": True}], other.state)
+    assert not other.state.exists()
+    assert (paths.state / "downloads" / "kept").exists()
+
+
+def test_a_wheel_that_came_out_differently_is_shown(mini: Miniature, tmp_path: Path) -> None:
+    """How, where the first one lies beside the manifest; that it is not at hand, where it does not."""
+    plan = mini.plan()
+    manifest = manifest_of(plan)
+    (tmp_path / "wheels").mkdir()
+    first = a_wheel(tmp_path / "wheels" / "ext.whl", {"x.py": b"a\n"})
+    manifest["artifacts"][1]["sha256"] = file_digest(first)
+    second = a_wheel(tmp_path / "ext.whl", {"x.py": b"b\n"})
+    made = {
+        layer.name: Artifact(layer=layer.name, key=layer.key, path=second, sha256=file_digest(second), size=1)
+        for layer in plan.layers
+    }
+    base, ext, _top = rebuild.compare(manifest, made, tmp_path / "wheels")
+    assert (ext["same"], ext["differences"]) == (False, ["x.py: line 1 is a and b"])
+    assert base["differences"] == ["base.whl of the manifest is not at hand"]
+    with pytest.raises(RebuildError) as caught:
+        rebuild.demand_same([base, ext], tmp_path)
+    assert "ext.whl: x.py: line 1 is a and b" in caught.value.why
