@@ -9,8 +9,9 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from mmstack.errors import DiskError
-from mmstack.events import Waiting
+from mmstack.digests import Digests
+from mmstack.errors import DiskError, PinError
+from mmstack.events import Notice, Waiting
 from mmstack.keys import file_digest
 from mmstack.model import Artifact, CheckResult, GpuCode, Verification
 from mmstack.run import interrupted, is_stopping
@@ -57,11 +58,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class Store:
-    """The folder that keeps artifacts and verification results, shared by all runs of a checkout."""
+    """The folder that keeps artifacts and verification results, shared by all runs of a checkout.
 
-    def __init__(self, root: Path, listener: Listener) -> None:
+    Args:
+        root: the folder.
+        listener: who is told.
+        digests: what is known of the artifacts' files.
+        strict: refuse an artifact that is not what its record says, instead of making it anew.
+    """
+
+    def __init__(self, root: Path, listener: Listener, *, digests: Digests | None = None, strict: bool = False) -> None:
         self.root = root
         self.listener = listener
+        self.digests = digests or Digests(root / "digests")
+        self.strict = strict
+        self._told: set[str] = set()
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -89,26 +100,32 @@ class Store:
             lock.release()
 
     def find(self, key: str) -> Artifact | None:
-        """Return the artifact of a key if it is here."""
+        """Return the artifact of a key if it is here, and is what its record says; another is told of.
+
+        Raises:
+            PinError: it is not, and we are strict.
+        """
         folder = self._folder(key)
-        try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            path = folder / record["filename"]
-            if path.stat().st_size != record["size"]:
-                return None
-            return Artifact(
-                layer=record["layer"],
-                key=key,
-                path=path,
-                sha256=record["sha256"],
-                size=record["size"],
-                seconds=record["seconds"],
-                gates=tuple(record["gates"]),
-                reproducible=record["reproducible"],
-                gpu_code=tuple(GpuCode(**line) for line in record["gpu_code"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+        if not folder.is_dir():
             return None
+        try:
+            artifact = _read(folder, key)
+            found = self.digests.of(artifact.path, artifact.sha256)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._damaged(folder, f"its record cannot be followed: {type(error).__name__}: {error}")
+            return None
+        if found == artifact.sha256:
+            return artifact
+        self._damaged(folder, f"{artifact.filename} should have sha256 {artifact.sha256}, and has {found}")
+        return None
+
+    def _damaged(self, folder: Path, why: str) -> None:
+        what = f"the artifact {folder.name[:16]} is not what its record says"
+        if self.strict:
+            raise PinError(what, why=why, fix=f"remove {folder} and build without `--offline`: it is made anew")
+        if folder.name not in self._told:
+            self._told.add(folder.name)
+            self.listener(Notice(text=f"{what}, and does not count: {why}", level="warning"))
 
     def put(
         self,
@@ -143,15 +160,22 @@ class Store:
                     "gpu_code": [vars(line) for line in gpu_code],
                 },
             )
-            if folder.exists():
-                shutil.rmtree(folder)
-            new.replace(folder)
+            self._exchange(new, folder)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
         artifact = self.find(key)
         assert artifact is not None  # noqa: S101 - it was just written
         return artifact
+
+    def _exchange(self, new: Path, folder: Path) -> None:
+        """Put a folder where another may be; nobody ever sees half of either."""
+        old = folder.with_name(f".old-{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.replace(old)
+        new.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
     def find_verification(self, key: str) -> Verification | None:
         """Return the result of a suite that passed."""
@@ -177,6 +201,21 @@ class Store:
 
     def _verified(self, key: str) -> Path:
         return self.root / "verified" / f"{key}.json"
+
+
+def _read(folder: Path, key: str) -> Artifact:
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return Artifact(
+        layer=record["layer"],
+        key=key,
+        path=folder / record["filename"],
+        sha256=record["sha256"],
+        size=record["size"],
+        seconds=record["seconds"],
+        gates=tuple(record["gates"]),
+        reproducible=record["reproducible"],
+        gpu_code=tuple(GpuCode(**line) for line in record["gpu_code"]),
+    )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

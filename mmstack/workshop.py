@@ -23,6 +23,7 @@ from mmstack.builders.build import Build, Workplace, newest_time
 from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
+from mmstack.digests import Digests
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
 from mmstack.errors import HermeticError, NetworkError, PatchError, PinError, UsageError
@@ -70,7 +71,10 @@ LOOKUPS = 8
 
 @dataclass(kw_only=True)
 class Workshop:
-    """The places and tools of one run over one checkout; of files to choose among, those `pinned` go first."""
+    """The places and tools of one run over one checkout; of files to choose among, those `pinned` go first.
+
+    One that is `strict` refuses what is damaged in the store or among the downloads, instead of making it anew.
+    """
 
     paths: Paths
     listener: Listener
@@ -84,16 +88,22 @@ class Workshop:
     distribute: str = "none"
     hermetic: bool = False
     pinned: frozenset[str] = frozenset()
+    strict: bool = False
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Return what is known of the files in the store and among the downloads."""
+        return Digests(self.paths.state / "digests")
 
     @cached_property
     def store(self) -> Store:
         """Return the artifacts of all runs."""
-        return Store(self.paths.state, self.listener)
+        return Store(self.paths.state, self.tell, digests=self.digests, strict=self.strict)
 
     @cached_property
     def downloads(self) -> Downloads:
         """Return the downloaded files of all runs."""
-        return Downloads(self.paths.state / "downloads")
+        return Downloads(self.paths.state / "downloads", listener=self.tell, digests=self.digests, strict=self.strict)
 
     @cached_property
     def environments(self) -> Environments:

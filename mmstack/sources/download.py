@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
+from mmstack.digests import Digests
 from mmstack.errors import InterruptedRunError, NetworkError, PinError
-from mmstack.events import DownloadProgress, Notice, Waiting
+from mmstack.events import DownloadProgress, Notice, Waiting, ignore
 from mmstack.model import FilePin
 from mmstack.sources.places import CHUNK, RETRY_PAUSES, PlaceError, redact, wheel_rank
 from mmstack.store import disk_errors
@@ -34,17 +35,32 @@ GRACE_SECONDS = 0.3
 class Downloads:
     """The folder of downloaded files, shared by all runs.
 
-    A file that is there has passed its check. What an interrupted download brought stays
-    beside it as `<filename>.part`, and the next one continues it.
+    A file that is there has passed its check, and counts only while it still would. What an interrupted
+    download brought stays beside it as `<filename>.part`, and the next one continues it.
 
     Args:
         root: the folder.
         sleep: how to wait between attempts.
+        listener: who is told of a file that is no longer what its pin says.
+        digests: what is known of the files.
+        strict: refuse such a file, instead of downloading it anew.
     """
 
-    def __init__(self, root: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        listener: Listener = ignore,
+        digests: Digests | None = None,
+        strict: bool = False,
+    ) -> None:
         self.root = root
+        self.digests = digests or Digests(root.parent / "digests")
         self._sleep = sleep
+        self._listener = listener
+        self._strict = strict
+        self._told: set[FilePin] = set()
         self._stopped = threading.Event()
 
     def path(self, pin: FilePin) -> Path:
@@ -52,8 +68,27 @@ class Downloads:
         return self.root / pin.sha256 / pin.filename
 
     def has(self, pin: FilePin) -> bool:
-        """Return whether a file is here."""
-        return self.path(pin).is_file()
+        """Return whether a file is here, and is what its pin says; another is told of.
+
+        Raises:
+            PinError: it is not, and we are strict.
+        """
+        path = self.path(pin)
+        try:
+            found = self.digests.of(path, pin.sha256)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+        if found != pin.sha256:
+            self._damaged(pin, found)
+        return found == pin.sha256
+
+    def _damaged(self, pin: FilePin, found: str) -> None:
+        what, why = f"{pin.filename} is not what was downloaded", f"expected sha256 {pin.sha256}, here is {found}"
+        if self._strict:
+            raise PinError(what, why=why, fix=f"remove {self.path(pin)} and run `invoke fetch`")
+        if pin not in self._told:
+            self._told.add(pin)
+            self._listener(Notice(text=f"{what}, and does not count: {why}", level="warning"))
 
     def find(self, requirement: LockedRequirement, tags: Sequence[str]) -> FilePin | None:
         """Return the best wheel that is here of those a requirement allows; asks no network."""
@@ -61,9 +96,10 @@ class Downloads:
         best: dict[FilePin, tuple[int, int]] = {}
         for digest in requirement.sha256:
             for path in (self.root / digest).glob("*.whl"):
+                pin = FilePin(filename=path.name, sha256=digest)
                 rank = wheel_rank(path.name, requirement, ranks)
-                if rank is not None:
-                    best[FilePin(filename=path.name, sha256=digest)] = rank
+                if rank is not None and self.has(pin):
+                    best[pin] = rank
         return min(best, key=lambda pin: (best[pin], pin.filename), default=None)
 
     def stop(self) -> None:
@@ -156,7 +192,7 @@ class _Crew:
         path = self.downloads.path(offer.pin)
         part = path.with_name(f"{path.name}.part")
         with disk_errors(self.downloads.root), self.locked(offer.pin):
-            if not path.exists():
+            if not self.downloads.has(offer.pin):
                 path.parent.mkdir(exist_ok=True)
                 try:
                     self.from_places(offer, part)

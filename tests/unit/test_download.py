@@ -97,6 +97,33 @@ def test_a_file_is_downloaded_once(bench: Bench) -> None:
     assert bench.server.count(PATH) == 1
 
 
+def test_a_file_that_has_changed_is_downloaded_anew(bench: Bench) -> None:
+    """Found before it is used, told once, and not mended by what is wrong itself."""
+    bench.fetch()
+    bench.downloads.path(PIN).write_bytes(BODY[:-1] + b"?" if BODY[-1:] != b"?" else BODY[:-1] + b"!")
+    told: list[Event] = []
+    bench.downloads = Downloads(bench.downloads.root, sleep=bench.sleeps.append, listener=told.append)
+    assert not bench.downloads.has(PIN)
+    bench.fetch()
+    assert bench.downloads.has(PIN)
+    assert bench.downloads.path(PIN).read_bytes() == BODY
+    assert bench.server.count(PATH) == 2
+    assert [type(event) for event in told] == [Notice]
+    assert "demo-1.0.tar.gz is not what was downloaded" in str(told)
+    assert SHA in str(told)
+
+
+def test_the_strict_refuse_a_file_that_has_changed(bench: Bench) -> None:
+    """With exit code 4, and what to do."""
+    bench.fetch()
+    bench.downloads.path(PIN).write_bytes(b"other")
+    strict = Downloads(bench.downloads.root, strict=True)
+    with pytest.raises(PinError, match="is not what was downloaded") as caught:
+        strict.has(PIN)
+    assert caught.value.code == 4
+    assert str(bench.downloads.path(PIN)) in caught.value.fix
+
+
 def test_many_files_come_at_the_same_time(bench: Bench) -> None:
     """Each of eight files is sent only when all eight are asked for."""
     bench.server.meeting = threading.Barrier(8, timeout=30)
@@ -430,22 +457,26 @@ def test_nothing_is_logged_with_secrets(bench: Bench, caplog: pytest.LogCaptureF
 
 def test_the_best_downloaded_wheel_is_found(bench: Bench) -> None:
     """Without network: what is here, locked, and suits the interpreter best."""
-    names = {
-        "a" * 64: "demo-1.0-py3-none-any.whl",
-        "b" * 64: "demo-1.0-cp311-cp311-linux_x86_64.whl",
-        "c" * 64: "demo-1.0-cp310-cp310-linux_x86_64.whl",
-        "d" * 64: "demo-1.0-cp311-cp311-linux_x86_64.whl.part",
-    }
-    for digest, name in names.items():
-        path = bench.downloads.path(FilePin(filename=name, sha256=digest))
+    names = (
+        "demo-1.0-py3-none-any.whl",
+        "demo-1.0-cp311-cp311-linux_x86_64.whl",
+        "demo-1.0-cp310-cp310-linux_x86_64.whl",
+        "demo-1.0-cp311-cp311-linux_x86_64.whl.part",
+    )
+    pins = [FilePin(filename=name, sha256=hashlib.sha256(name.encode()).hexdigest()) for name in names]
+    for pin in pins:
+        path = bench.downloads.path(pin)
         path.parent.mkdir(parents=True)
-        path.touch()
+        path.write_text(pin.filename)
     tags = ("cp311-cp311-linux_x86_64", "py3-none-any")
+    pure, ours, older, part = (pin.sha256 for pin in pins)
 
     def found(*digests: str, version: str = "1.0") -> FilePin | None:
         return bench.downloads.find(LockedRequirement(name="Demo", version=version, sha256=digests), tags)
 
-    assert found(*names) == FilePin(filename=names["b" * 64], sha256="b" * 64)
-    assert found("a" * 64, "c" * 64) == FilePin(filename=names["a" * 64], sha256="a" * 64)
-    assert found("c" * 64, "d" * 64, "e" * 64) is None
-    assert found(*names, version="2.0") is None
+    assert found(pure, ours, older, part) == pins[1]
+    assert found(pure, older) == pins[0]
+    assert found(older, part, "e" * 64) is None
+    bench.downloads.path(pins[1]).write_text("other bytes")
+    assert found(pure, ours) == pins[0]
+    assert found(pure, ours, version="2.0") is None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mmstack.errors import DiskError
-from mmstack.events import Waiting
+from mmstack.errors import DiskError, PinError
+from mmstack.events import Notice, Waiting
 from mmstack.keys import file_digest
 from mmstack.model import Artifact, CheckResult, Verification
 from mmstack.store import RECORD, Store, disk_errors, link_or_copy, write_json
@@ -96,7 +96,15 @@ def test_a_wheel_put_again_replaces_the_first(store: Store, wheel: Path) -> None
     assert everything(store) == [KEY, RECORD, wheel.name]
 
 
+def _flip(file: Path) -> None:
+    """Change one bit."""
+    content = bytearray(file.read_bytes())
+    content[3] ^= 1
+    file.write_bytes(content)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit": lambda folder: _flip(next(folder.glob("*.whl"))),
     "cut short": lambda folder: os.truncate(next(folder.glob("*.whl")), 3),
     "gone": lambda folder: next(folder.glob("*.whl")).unlink(),
     "no record": lambda folder: (folder / RECORD).unlink(),
@@ -110,14 +118,35 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_what_is_not_whole_is_not_found(store: Store, wheel: Path, damage: Callable[[Path], object]) -> None:
-    """It is made anew instead of used, and can be put again."""
+def test_what_is_not_whole_is_not_found(
+    store: Store, wheel: Path, events: list[Event], damage: Callable[[Path], object]
+) -> None:
+    """It is told of once, made anew instead of used, and can be put again."""
     artifact = put(store, wheel)
     wheel.unlink()
     wheel.write_bytes(b"contents")
     damage(artifact.path.parent)
     assert store.find(KEY) is None
+    assert store.find(KEY) is None
+    (told,) = events
+    assert isinstance(told, Notice)
+    assert f"the artifact {KEY[:16]} is not what its record says" in told.text
+    assert told.level == "warning"
     assert put(store, wheel) == artifact
+    assert everything(store) == [KEY, RECORD, wheel.name]
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_the_strict_refuse_what_is_not_whole(store: Store, wheel: Path, damage: Callable[[Path], object]) -> None:
+    """With exit code 4, and what to do."""
+    artifact = put(store, wheel)
+    damage(artifact.path.parent)
+    strict = Store(store.root, store.listener, strict=True)
+    with pytest.raises(PinError, match="is not what its record says") as caught:
+        strict.find(KEY)
+    assert caught.value.code == 4
+    assert str(artifact.path.parent) in caught.value.fix
+    assert strict.find("9" * 64) is None
 
 
 @pytest.mark.parametrize("name", ["link", "fsync", "replace"])

@@ -1,0 +1,85 @@
+"""Whether a file still has the digest that is known of it, without reading gigabytes each time that it is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mmstack.keys import digest, file_digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A file that changes again within one tick of the kernel's clock, 10 ms at most, keeps its times.
+TICK_NS = 20_000_000
+
+
+class Digests:
+    """Remembers of each file what it was like when its digest was last taken.
+
+    One whose size, times and inode are the same since is not read again. Whoever is about to use files
+    doubts: from then on each is read once, whatever it looks like.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._doubtful = False
+        self._read: dict[Path, list[int]] = {}
+
+    def doubt(self) -> None:
+        """Believe only what this run itself has read."""
+        self._doubtful = True
+
+    def of(self, path: Path, expected: str) -> str:
+        """Return a file's sha256; `expected` is believed where the file is as it was when it had that.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        before = _looks(path)
+        if self._read.get(path) == before or (not self._doubtful and self._recall(path) == [expected, *before]):
+            return expected
+        found = file_digest(path)
+        if found != expected:
+            self._forget(path)
+        elif _looks(path) == before:
+            self._read[path] = before
+            self._remember(path, [found, *before])
+        return found
+
+    def _file(self, path: Path) -> Path:
+        return self.root / f"{digest(str(path))[:32]}.json"
+
+    def _recall(self, path: Path) -> object:
+        try:
+            return json.loads(self._file(path).read_text(encoding="utf-8")).get("seen")
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def _remember(self, path: Path, seen: list[str | int]) -> None:
+        """Write it down; where that fails, the file is only read again the next time."""
+        changed = path.stat().st_ctime_ns
+        if abs(time.time_ns() - changed) < TICK_NS:
+            return
+        file = self._file(path)
+        new = file.with_name(f".new-{os.getpid()}-{file.name}")
+        with suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                new.write_text(json.dumps({"path": str(path), "seen": seen}), encoding="utf-8")
+                new.replace(file)
+            finally:
+                new.unlink(missing_ok=True)
+
+    def _forget(self, path: Path) -> None:
+        self._read.pop(path, None)
+        with suppress(OSError):
+            self._file(path).unlink()
+
+
+def _looks(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
