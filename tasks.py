@@ -393,6 +393,28 @@ def lock(
 
 
 @task(
+    help={
+        "max-size": "what may stay in all, e.g. 20GB: what was not used for longest goes first",
+        "older-than": "what was not used for so long goes, e.g. 30d",
+        "dry-run": "only say what would go",
+        **MANNER,
+    }
+)
+def gc(
+    _c: Context,
+    max_size: str = "",
+    older_than: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    verbose: bool = False,
+    debug: bool = False,
+) -> None:
+    """Remove from .mmstack/ what is of no use any more, and what is over these limits; never what is in use."""
+    with _session(json=json, verbose=verbose, debug=debug) as session:
+        session.gc(max_size, older_than, dry_run=dry_run, verbose=verbose)
+
+
+@task(
     name="compare",
     positional=["layer", "first", "second"],
     help={
@@ -463,7 +485,7 @@ def bench(_c: Context, case: Sequence[str] | None = None) -> None:
         main(case or ())
 
 
-namespace = Collection(build_stack, plan, fetch, verify, explain, rebuild, doctor, report, lock, bench)
+namespace = Collection(build_stack, plan, fetch, verify, explain, rebuild, doctor, report, lock, gc, bench)
 namespace.add_collection(Collection("patches", patches_check, patches_edit, patches_save))
 namespace.add_collection(Collection("sources", sources_compare))
 

@@ -34,6 +34,7 @@ from mmstack.standalone import suite_facts
 from mmstack.store import disk_errors
 from mmstack.toolchains import linkers
 from mmstack.toolchains.choice import choose
+from mmstack.uses import of_plan, of_result
 from mmstack.verify import Suite
 
 if TYPE_CHECKING:
@@ -165,6 +166,10 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
+        with self.workshop.uses.claim(of_plan(plan)):
+            return self._build(plan, stop_after)
+
+    def _build(self, plan: Plan, stop_after: str) -> tuple[Verification, ...]:
         started, cpu = time.monotonic(), _cpu_seconds()
         cached = self.cached(plan)
         if len(cached) < len(plan.steps):  # something will be made of what is here
@@ -216,6 +221,10 @@ class Engine:
             PinError: a wheel is not the one that the manifest names.
             VerificationError: a layer does not do what its suite demands.
         """
+        with self.workshop.uses.claim(("uv-cache", *of_result(manifest))):
+            return self._verify_again(dist, manifest)
+
+    def _verify_again(self, dist: Dist, manifest: Mapping[str, Any]) -> tuple[Verification, ...]:
         made = dist.made_layers(manifest)
         shop = self.workshop
         shop.digests.doubt()

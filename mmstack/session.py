@@ -223,6 +223,19 @@ class Session:
         self.console.summary(manifest)
         self.console.document(manifest)
 
+    def gc(self, max_size: str, older_than: str, *, dry_run: bool, verbose: bool) -> None:
+        """Sweep the state: what is of no use any more, and what is over the limits that the user set."""
+        from mmstack import sweep  # noqa: PLC0415 - see bundle
+
+        limits = sweep.Limits(
+            max_size=sweep.read_size(max_size) if max_size else None,
+            older_than=sweep.read_age(older_than) if older_than else None,
+        )
+        swept = sweep.sweep(self.paths, self.engine.workshop.uses, limits, dry_run=dry_run)
+        for line in swept.lines(dry_run=dry_run, verbose=verbose):
+            self.console.text(line)
+        self.console.document({"dry_run": dry_run, **swept.document()})
+
     def check_locks(self, name: str, *, alone: bool = True) -> None:
         """See whether locks hold what their stacks are made of now.
 

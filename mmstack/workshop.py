@@ -42,6 +42,7 @@ from mmstack.sources.provide import Sources
 from mmstack.standalone import suite_facts
 from mmstack.store import Store, write_json
 from mmstack.toolchains import architectures, caches, distribution, redist, sysroot, system, wheels
+from mmstack.uses import Uses
 from mmstack.verify import Suite, run_suite, toolkit_facts
 
 if TYPE_CHECKING:
@@ -94,6 +95,11 @@ class Workshop:
     def digests(self) -> Digests:
         """Return what is known of the files in the store and among the downloads."""
         return Digests(self.paths.state / "digests")
+
+    @cached_property
+    def uses(self) -> Uses:
+        """Return who uses what of the state."""
+        return Uses(self.paths.state / "uses", self.tell)
 
     @cached_property
     def store(self) -> Store:
@@ -373,7 +379,10 @@ class Workshop:
         if layer.packages:
             variables |= sysroot.variables(place.sysroot, _folders(layer))
             programs += sysroot.programs(place.sysroot)
-        with self._compiler_cache(plan, step) as cached, self._distribution(plan, step, cached) as spread:
+        with (
+            self._compiler_cache(plan, step) as cached,
+            self._distribution(plan, step, cached) as spread,
+        ):
             yield Build(
                 layer=layer,
                 place=place,

@@ -50,6 +50,8 @@ WRONG = {
     "source": (["plan", "--source", "x"], "--source: 'x' is not NAME=VALUE"),
     "flag": (["plan", "--flag", "x.Y=1"], "'x' is not in this stack"),
     "layer": (["patches.edit", "nosuch"], "there is no layer 'nosuch'"),
+    "size": (["gc", "--max-size", "20"], "--max-size: '20' is no size"),
+    "age": (["gc", "--older-than", "30"], "--older-than: '30' is no age"),
     "Python": (["doctor", "--python", "snake"], "'snake' is neither a version of Python nor a path"),
 }
 

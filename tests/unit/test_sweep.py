@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mmstack.errors import UsageError
+from mmstack.events import Waiting
+from mmstack.model import Paths
+from mmstack.sweep import AGES, Limits, read_age, read_size, sweep
+from mmstack.uses import Uses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mmstack.events import Event
+    from mmstack.sweep import Swept
+
+NOW = 2_000_000_000.0
+DAY = AGES["d"]
+KEYS = [str(number) * 64 for number in range(10)]
+
+
+@dataclass
+class Bench:
+    """A state with things of known size and age."""
+
+    root: Path
+    told: list[Event] = field(default_factory=list)
+
+    @property
+    def paths(self) -> Paths:
+        """Return the places."""
+        return Paths(root=self.root, state=self.root / "state", dist=self.root / "dist")
+
+    @property
+    def uses(self) -> Uses:
+        """Return who uses what."""
+        return Uses(self.paths.state / "uses", self.told.append)
+
+    def make(self, name: str, *, size: int = 1000, days: float = 0.0) -> Path:
+        """Make a file of a size that was last changed some days ago."""
+        file = self.paths.state / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * size)
+        self.age(file, days)
+        return file
+
+    def age(self, file: Path, days: float) -> None:
+        """Date a file and its folder, if that is a thing."""
+        moment = NOW - days * DAY
+        for path in (file, file.parent):
+            if path.parent != self.paths.state:
+                os.utime(path, (moment, moment))
+
+    def artifact(self, key: str, *, size: int = 1000, days: float = 0.0) -> Path:
+        """Put an artifact into the store."""
+        self.make(f"artifacts/{key}/artifact.json", size=0, days=days)
+        return self.make(f"artifacts/{key}/x.whl", size=size, days=days)
+
+    def result(self, stack: str, *keys: str, files: tuple[str, ...] = (), wheels: tuple[str, ...] = ()) -> None:
+        """Write the manifest of a result that stands on these."""
+        file = self.paths.dist / stack / "manifest.json"
+        file.parent.mkdir(parents=True)
+        layers = [
+            {
+                "name": "ext",
+                "key": key,
+                "verify_key": "f" * 64,
+                "source": {"files": [{"sha256": item} for item in files]},
+            }
+            for key in keys
+        ]
+        file.write_text(json.dumps({"layers": layers, "requirements": [{"sha256": list(wheels)}]}))
+
+    def sweep(self, *, dry_run: bool = False, **limits: Any) -> Swept:  # noqa: ANN401 - the limits' own
+        """Sweep at a known time."""
+        return sweep(self.paths, self.uses, Limits(**limits), dry_run=dry_run, clock=lambda: NOW)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Return an empty state."""
+    return Bench(tmp_path)
+
+
+def removed(swept: Swept) -> dict[str, str]:
+    """Return what went, and why."""
+    return {item.thing.name: item.why for item in swept.verdicts if item.removed}
+
+
+def kept(swept: Swept) -> dict[str, str]:
+    """Return what stayed, and why."""
+    return {item.thing.name: item.why for item in swept.verdicts if not item.removed}
+
+
+def test_without_limits_only_what_is_of_no_use_goes(bench: Bench) -> None:
+    """What stopped runs left; however old the rest is, it may be of use."""
+    bench.artifact(KEYS[1], days=900)
+    useful = [
+        bench.make(f"downloads/{KEYS[2]}/a.tar.gz.part", days=900),
+        bench.make("verified/abc.json", days=900),
+        bench.make(f"work/ext-{KEYS[3][:16]}/tree/a.c", days=900),
+        bench.make("edit/ext/a.c", days=900),
+    ]
+    useless = [
+        bench.make(f"artifacts/.new-{KEYS[4]}/x.whl"),
+        bench.make("verified/.new-abc.json"),
+        bench.make("downloads/.old-1/a"),
+        bench.make(f"work/ext-{KEYS[1][:16]}/tree/a.c"),
+        bench.make("work/verify-123/env/a"),
+        bench.make(f"artifacts/{KEYS[5]}/x.whl"),
+    ]
+    swept = bench.sweep()
+    assert [path.exists() for path in useful] == [True] * len(useful)
+    assert [path.exists() for path in useless] == [False] * len(useless)
+    assert removed(swept)[f"work/ext-{KEYS[1][:16]}"] == "what was built in it is in the store"
+    assert removed(swept)["work/verify-123"] == "left half made by a run that was stopped"
+    assert removed(swept)[f"artifacts/{KEYS[5]}"] == "it has no record"
+    assert set(kept(swept).values()) == {"may be of use"}
+    assert swept.after == sum(path.stat().st_size for path in bench.paths.state.rglob("*") if path.is_file())
+
+
+def test_what_was_not_used_for_longest_goes_first(bench: Bench) -> None:
+    """Until what is left is small enough, and no further; whatever kind it is of."""
+    old = bench.artifact(KEYS[1], size=4000, days=9)
+    older = bench.make(f"downloads/{KEYS[2]}/a.whl", size=4000, days=10)
+    young = bench.make("toolkits/cuda-1/a", size=4000, days=1)
+    swept = bench.sweep(max_size=9000)
+    assert removed(swept) == {f"downloads/{KEYS[2]}": "least recently used of what is over 9.0 KB"}
+    assert (older.exists(), old.exists(), young.exists()) == (False, True, True)
+    assert (swept.before, swept.after) == (12000, 8000)
+    assert bench.sweep(max_size=0).after == 0
+    assert not old.exists()
+
+
+def test_what_was_not_used_for_so_long_goes(bench: Bench) -> None:
+    """Age is that of the last use, not of the file."""
+    bench.artifact(KEYS[1], days=31)
+    bench.artifact(KEYS[2], days=29)
+    bench.artifact(KEYS[3], days=400)
+    with bench.uses.claim([f"artifacts/{KEYS[3]}"]):
+        pass
+    (record,) = bench.uses.root.glob("*.json")
+    os.utime(record, (NOW - 3 * DAY, NOW - 3 * DAY))
+    assert removed(bench.sweep(older_than=30 * DAY)) == {f"artifacts/{KEYS[1]}": "last used 31.0 days ago"}
+
+
+def test_what_a_result_stands_on_stays(bench: Bench) -> None:
+    """Artifact, suite, log, source and wheels; and it is said which result that is."""
+    names = [
+        f"verified/{'f' * 64}.json",
+        f"logs/ext-{KEYS[1][:16]}.log",
+        f"downloads/{KEYS[2]}/a.tar.gz",
+        f"downloads/{KEYS[3]}/a.whl",
+    ]
+    files = [bench.artifact(KEYS[1], days=99), *(bench.make(name, days=99) for name in names)]
+    other = bench.artifact(KEYS[4], days=1)
+    bench.result("mini", KEYS[1], files=(KEYS[2],), wheels=(KEYS[3],))
+    swept = bench.sweep(max_size=0, older_than=0.0)
+    assert all(file.exists() for file in files)
+    assert not other.exists()
+    assert set(kept(swept).values()) == {"dist/mini stands on it"}
+    assert swept.after == 5000
+
+
+def test_a_result_that_cannot_be_read_ends_the_sweep(bench: Bench) -> None:
+    """Nothing goes while it is not known what is in use."""
+    file = bench.artifact(KEYS[1], days=99)
+    bench.result("mini", KEYS[1])
+    (bench.paths.dist / "mini" / "manifest.json").write_text("{")
+    with pytest.raises(UsageError, match="it is not known what that result stands on"):
+        bench.sweep(max_size=0)
+    assert file.exists()
+
+
+def test_what_a_run_uses_stays(bench: Bench) -> None:
+    """Its own things, those of which nobody knows who needs them, and what it may be making."""
+    ours = bench.artifact(KEYS[1], days=99)
+    names = ["toolkits/cuda-1/a", "uv-cache/a", "artifacts/.new-1/a", "repositories/x/a", "work/verify-1/a"]
+    shared = [bench.make(name, days=99) for name in names]
+    other = bench.artifact(KEYS[2], days=99)
+    with bench.uses.claim([f"artifacts/{KEYS[1]}"]):
+        swept = bench.sweep(max_size=0)
+    assert all(file.exists() for file in (ours, *shared))
+    assert not other.exists()
+    assert kept(swept)[f"artifacts/{KEYS[1]}"] == "a build that runs uses it"
+    assert kept(swept)["artifacts/.new-1"] == "a build that runs may be making it"
+    bench.sweep(max_size=0)
+    assert not any(file.exists() for file in (ours, *shared))
+
+
+def test_a_folder_stands_for_all_that_it_holds(bench: Bench) -> None:
+    """For a plan that does not know yet which of it it needs."""
+    file = bench.make(f"downloads/{KEYS[1]}/a", days=99)
+    with bench.uses.claim(["downloads/"]):
+        assert not removed(bench.sweep(max_size=0))
+    assert file.exists()
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from mmstack.uses import Uses
+with Uses(Path(sys.argv[1]), print).claim([sys.argv[2]]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_claim_ends_with_its_process(bench: Bench) -> None:
+    """`kill -9` included."""
+    file = bench.artifact(KEYS[1], days=99)
+    words = [sys.executable, "-c", HOLDER, str(bench.uses.root), f"artifacts/{KEYS[1]}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert not removed(bench.sweep(max_size=0))
+        process.kill()
+    assert removed(bench.sweep(older_than=-1.0))
+    assert not file.exists()
+
+
+def test_two_runs_may_use_the_same(bench: Bench) -> None:
+    """Neither waits, and the first to end does not end the other's claim."""
+    bench.artifact(KEYS[1], days=99)
+    things = [f"artifacts/{KEYS[1]}"]
+    with bench.uses.claim(things):
+        with bench.uses.claim(things):
+            pass
+        assert not removed(bench.sweep(max_size=0))
+    assert bench.told == []
+
+
+def test_a_run_waits_for_a_sweep(bench: Bench, wait_for: Callable[..., None]) -> None:
+    """It says so, and begins when the sweep is over."""
+    order: list[str] = []
+
+    def begin() -> None:
+        with bench.uses.claim(["uv-cache"]):
+            order.append("run")
+
+    with bench.uses.alone():
+        thread = threading.Thread(target=begin)
+        thread.start()
+        wait_for(lambda: bool(bench.told))
+        order.append("sweep")
+    thread.join(5)
+    assert order == ["sweep", "run"]
+    assert bench.told == [Waiting(what="invoke gc")]
+
+
+def test_a_dry_run_removes_nothing(bench: Bench) -> None:
+    """But says the same."""
+    file = bench.artifact(KEYS[1], days=99)
+    bench.make("artifacts/.new-1/a")
+    planned = bench.sweep(max_size=0, dry_run=True)
+    assert file.exists()
+    assert any("would remove artifact" in line for line in planned.lines(dry_run=True, verbose=False))
+    assert removed(bench.sweep(max_size=0)) == removed(planned)
+
+
+def test_a_file_with_two_names_counts_once(bench: Bench) -> None:
+    """Its space is free with its last name."""
+    wheel = bench.artifact(KEYS[1], size=4000, days=9)
+    link = bench.paths.state / "downloads" / KEYS[2] / "x.whl"
+    link.parent.mkdir(parents=True)
+    link.hardlink_to(wheel)
+    bench.age(link, 5)
+    other = bench.make("toolkits/cuda-1/a", size=4000, days=1)
+    swept = bench.sweep(max_size=5000)
+    assert swept.before == 8000
+    assert not wheel.exists()
+    assert not link.exists()
+    assert other.exists()
+    assert swept.after == 4000
+
+
+def test_a_clock_that_was_set_back_makes_nothing_older(bench: Bench) -> None:
+    """What is dated in the future was used now, and goes last."""
+    future = bench.artifact(KEYS[1], days=-400)
+    old = bench.artifact(KEYS[2], days=2)
+    assert removed(bench.sweep(older_than=DAY)) == {f"artifacts/{KEYS[2]}": "last used 2.0 days ago"}
+    assert future.exists()
+    assert not old.exists()
+
+
+def test_what_is_known_of_things_that_are_gone_goes_too(bench: Bench) -> None:
+    """So that records do not pile up."""
+    file = bench.artifact(KEYS[1], days=9)
+    bench.paths.state.joinpath("digests").mkdir()
+    record = bench.paths.state / "digests" / "1.json"
+    record.write_text(json.dumps({"path": str(file)}))
+    with bench.uses.claim([f"artifacts/{KEYS[1]}"]):
+        pass
+    bench.sweep()
+    assert record.exists()
+    bench.sweep(max_size=0, older_than=-1.0)
+    assert not record.exists()
+    assert list(bench.uses.root.glob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20GB", 20e9), ("1.5GiB", 1.5 * 2**30), ("0B", 0), ("7 mb", 7e6), ("3kib", 3072), ("1TB", 1e12)]
+)
+def test_sizes_are_read(text: str, size: float) -> None:
+    """Decimal and binary units."""
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize(("text", "age"), [("30d", 30 * DAY), ("12h", DAY / 2), ("90m", 5400), ("2w", 14 * DAY)])
+def test_ages_are_read(text: str, age: float) -> None:
+    """From minutes to weeks."""
+    assert read_age(text) == age
+
+
+@pytest.mark.parametrize("text", ["20", "GB", "-1GB", "20 bananas", "1e3GB", "", "٣GB", "1GB2"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """A number alone is none: nobody knows of what."""
+    with pytest.raises(UsageError, match="is no size"):
+        read_size(text)
+
+
+@pytest.mark.parametrize("text", ["30", "d", "-1d", "30 D", "1y", "", "1d12h"])
+def test_what_is_no_age_is_refused(text: str) -> None:
+    """The same."""
+    with pytest.raises(UsageError, match="is no age"):
+        read_age(text)
+
+
+def test_nothing_is_swept_where_there_is_nothing(bench: Bench) -> None:
+    """A checkout in which nothing was done yet."""
+    swept = bench.sweep(max_size=0)
+    assert swept.document() == {"before": swept.before, "after": swept.after, "removed": [], "kept": []}
