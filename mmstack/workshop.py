@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack import hermetic
-from mmstack.builders.build import Build, Workplace, newest_time
+from mmstack.builders.build import Build, Workplace, newest_time, unfinished
 from mmstack.builders.cmake import compile_project, configure, read_cache
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
@@ -380,6 +380,7 @@ class Workshop:
             variables |= sysroot.variables(place.sysroot, _folders(layer))
             programs += sysroot.programs(place.sysroot)
         with (
+            unfinished(place),
             self._compiler_cache(plan, step) as cached,
             self._distribution(plan, step, cached) as spread,
         ):

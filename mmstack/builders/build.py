@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from mmstack.run import run, scrubbed
 from mmstack.toolchains.linkers import flags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mmstack.events import Listener
@@ -161,6 +163,25 @@ class Build:
             why=first_error(text.splitlines()) or error.why,
             fix=f"read {self.place.log}; mend the cause and run the same command again, it carries on from there",
         )
+
+
+@contextmanager
+def unfinished(place: Workplace) -> Iterator[None]:
+    """Mark a build as begun until it ends well; after one that did not, remove what that may have left half written.
+
+    A copy that a full disk or `kill -9` cut short is newer than its source, so setuptools takes it for whole; and
+    Python takes bytecode for valid by its first bytes. What ninja makes it checks itself.
+    """
+    mark = place.out.with_name("unfinished")
+    if mark.exists():
+        staged = [*place.tree.glob("build/lib.*"), *place.tree.glob("build/bdist.*")]
+        if not (place.tree / "build" / "CMakeCache.txt").exists():  # there it is where ninja links to
+            staged.append(place.tree / "build" / "lib")
+        for folder in (*staged, *place.env.rglob("__pycache__")):
+            shutil.rmtree(folder, ignore_errors=True)
+    mark.touch()
+    yield
+    mark.unlink()
 
 
 def newest_time(tree: Path) -> int:

@@ -206,6 +206,14 @@ def test_a_full_disk_for_the_state(fresh: Checkout, namespace: tuple[str, ...], 
     refused(fresh.build(before=before), 3, "No space left on device", "MMSTACK_HOME")
 
 
+@pytest.mark.parametrize("files", [20, 200])
+def test_a_quota_of_files(fresh: Checkout, namespace: tuple[str, ...], files: int) -> None:
+    """Room for bytes, but for no more files: the same."""
+    fresh.state.mkdir(exist_ok=True)
+    before = mounted(namespace, f'mount -t tmpfs -o nr_inodes={files} none "$1"', str(fresh.state))
+    refused(fresh.build(before=before), 3, "No space left on device", "MMSTACK_HOME")
+
+
 def test_a_full_disk_for_the_results(built: Checkout, namespace: tuple[str, ...]) -> None:
     """The build is kept; with room, only the installation is done again."""
     shutil.rmtree(built.dist.parent)
