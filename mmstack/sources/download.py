@@ -254,7 +254,7 @@ class _Crew:
         while True:
             before = _size(part)
             try:
-                digest = self.attempt(pin, url, part, etags)
+                digest, sized = self.attempt(pin, url, part, etags)
             except PlaceError as error:
                 if error.stale:
                     part.unlink()
@@ -266,17 +266,18 @@ class _Crew:
             if digest == pin.sha256:
                 return
             part.unlink()
-            # Bytes of an earlier attempt may be to blame: once, all of them are fetched anew.
-            if restarted or not before:
+            # Bytes of an earlier attempt may be to blame, or an end that came early where no length was told:
+            # once, all of them are fetched anew.
+            if restarted or (sized and not before):
                 raise _wrong(pin, url, digest)
             restarted = True
 
-    def attempt(self, pin: FilePin, url: str, part: Path, etags: list[str]) -> str:
-        """Append to the part until its end and return its digest."""
+    def attempt(self, pin: FilePin, url: str, part: Path, etags: list[str]) -> tuple[str, bool]:
+        """Append to the part until its end; return its digest, and whether the place told how long it is."""
         with part.open("a+b") as sink:
             hasher = _digest(sink)
             if hasher.hexdigest() == pin.sha256:
-                return pin.sha256
+                return pin.sha256, True
             with self.index.web.open(url, sink.tell(), etags[-1]) as body:
                 etags.append(body.etag)
                 if body.start != sink.tell():
@@ -293,7 +294,7 @@ class _Crew:
                         spoken = time.monotonic()
             sink.flush()
             os.fsync(sink.fileno())
-        return hasher.hexdigest()
+        return hasher.hexdigest(), body.total > 0
 
 
 def _digest(stream: IO[bytes]) -> hashlib._Hash:

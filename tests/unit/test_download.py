@@ -270,6 +270,14 @@ def test_another_content_is_thrown_away(bench: Bench, fault: str) -> None:
     assert bench.files() == []
 
 
+def test_an_early_end_that_cannot_be_seen_is_tried_again(bench: Bench) -> None:
+    """A place that does not tell how long a file is may have cut it short in passing."""
+    bench.server.faults[PATH] = ["unsized 1000"]
+    bench.fetch()
+    assert bench.downloads.path(PIN).read_bytes() == BODY
+    assert bench.server.count(PATH) == 2
+
+
 @pytest.mark.parametrize("fault", ["404", "wrong", "500", "drop 1000"])
 def test_the_next_place_is_tried(bench: Bench, fault: str) -> None:
     """One bad place is no failure, but it is said."""
