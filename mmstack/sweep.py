@@ -305,9 +305,9 @@ def _statuses(path: Path) -> Iterator[os.stat_result]:
 def _remove(path: Path) -> None:
     """Remove it so that nobody ever finds half of it."""
     if path.is_dir() and not path.is_symlink():
-        if not path.name.startswith(".old-"):
-            path = path.rename(path.with_name(f".old-{path.name}"))
-        shutil.rmtree(path)
+        old = path.with_name(f".old-{path.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(path.rename(old))
     else:
         path.unlink()
 

@@ -1,0 +1,206 @@
+"""Whatever is done to a build's processes, the next run ends in the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.integration.test_interruption import COMPILERS, STEPS, TITLES, compiler, orphans, read_until, rubbish
+from tests.support import RELEASES, forget
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from tests.faults.tally import Tally
+    from tests.support import Checkout
+
+    Fault = Callable[[Checkout, subprocess.Popen[str], Tally, random.Random], str]
+
+PATIENCE = 600  # seconds; also where a machine does much else
+IN_A_ROW = 10  # faults before a build is left alone
+LONGEST = 3.0  # seconds after a build's first step
+
+
+def sizes(smoke: int, full: int, chains: int) -> pytest.MarkDecorator:
+    """Run a test in small with the fast tests, and in full, in several chains, with the session `faults`."""
+    slow = [pytest.param(full, seed, id=f"full{seed}", marks=pytest.mark.slow) for seed in range(1, chains + 1)]
+    return pytest.mark.parametrize(("count", "seed"), [pytest.param(smoke, 0, id="smoke"), *slow])
+
+
+@pytest.mark.fault("`kill -9` of a build, or of a child of it, at a random moment")
+@sizes(2, 50, 4)
+def test_killed_at_random_moments(built: Checkout, tally: Tally, count: int, seed: int) -> None:
+    """The run itself, all of its process group, or any one process that it started."""
+    chain(built, tally, count, random.Random(seed), kill_something)  # noqa: S311 - a test's dice
+
+
+@pytest.mark.fault("SIGINT, SIGTERM or SIGHUP at a random moment")
+@sizes(2, 15, 2)
+def test_signalled_at_random_moments(built: Checkout, tally: Tally, count: int, seed: int) -> None:
+    """Each ends in 130, or in 0 if it came too late, without a traceback and with no process left."""
+    chain(built, tally, count, random.Random(seed), ask_to_stop)  # noqa: S311 - as above
+
+
+@pytest.mark.fault("`kill -9` as a step begins")
+@pytest.mark.parametrize(
+    "steps",
+    [pytest.param(("build ext",), id="smoke"), pytest.param(STEPS, id="full", marks=pytest.mark.slow)],
+)
+def test_killed_at_every_step(built: Checkout, tally: Tally, steps: tuple[str, ...]) -> None:
+    """One run is killed at the first of its steps, the next at its second, and so on."""
+    wanted = built.wheels()
+    reset(built)
+    for step in steps:
+        process = built.start("build-stack", "--stack", "mini")
+        began = read_until(process, f"> {TITLES.get(step, step)}\n")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        tally.count("killed" if began else "over before")
+        if not began:  # what it waited for was done by the run before
+            with suppress(FileNotFoundError):
+                forget(built, step)
+    leave_alone(built, tally, wanted, "after the last step")
+
+
+@pytest.mark.fault("suspended (SIGSTOP) and continued (SIGCONT), with all that it started")
+@pytest.mark.parametrize("count", [pytest.param(2, id="smoke"), pytest.param(20, id="full", marks=pytest.mark.slow)])
+def test_suspended(built: Checkout, tally: Tally, count: int) -> None:
+    """A build takes longer for that, and nothing else."""
+    dice, wanted = random.Random(count), built.wheels()  # noqa: S311 - as above
+    while sum(tally.ended.values()) < count:
+        reset(built)
+        process = built.start("build-stack", "--stack", "mini")
+        while process.poll() is None and sum(tally.ended.values()) < count:
+            time.sleep(dice.uniform(0.1, 1.0))
+            if suspend(process.pid, dice.uniform(0.1, 0.5)):
+                tally.count("went on")
+        out, _ = process.communicate(timeout=PATIENCE)
+        tally.check(process.returncode == 0, out)
+        tally.check(built.wheels() == wanted, "other bits after being suspended")
+
+
+@pytest.mark.fault("builds at once in one checkout")
+@pytest.mark.parametrize("count", [pytest.param(3, id="smoke"), pytest.param(8, id="full", marks=pytest.mark.slow)])
+def test_builds_at_once(built: Checkout, tally: Tally, count: int) -> None:
+    """All end well, and each layer was built once."""
+    wanted = built.wheels()
+    reset(built)
+    shutil.rmtree(built.state / "logs")
+    runs = [built.start("build-stack", "--stack", "mini") for _ in range(count)]
+    for run in runs:
+        out, _ = run.communicate(timeout=PATIENCE)
+        tally.count("ended well" if run.returncode == 0 else "failed")
+        tally.check(run.returncode == 0, out)
+    tally.check(built.wheels() == wanted, "other bits")
+    logs = {log.name.partition("-")[0]: log.read_text() for log in (built.state / "logs").iterdir()}
+    for layer in RELEASES:
+        tally.check(logs[layer].count(" build --wheel ") == 1, f"{layer} was built more than once")
+
+
+@pytest.mark.fault("a compiler that may have less memory than it needs (RLIMIT_AS)")
+@pytest.mark.parametrize(
+    "limits",
+    [pytest.param((20,), id="smoke"), pytest.param((1, 5, 20, 40), id="full", marks=pytest.mark.slow)],
+)
+def test_too_little_memory(built: Checkout, tally: Tally, limits: tuple[int, ...]) -> None:
+    """The command is named, and with enough memory the build carries on."""
+    wanted = built.wheels()
+    forget(built, "build ext")
+    for limit in limits:
+        starved = f"ulimit -v {limit * 1024}"
+        built.env = {name: compiler(built.root.parent, program, starved) for name, program in COMPILERS.items()}
+        done = built.build()
+        tally.count("named" if done.code == 1 else "ended otherwise")
+        tally.check(done.code == 1, done.text)
+        tally.check("ext 2.0 did not build" in done.err and "Traceback" not in done.text, done.text)
+    built.env = {}
+    leave_alone(built, tally, wanted, "after too little memory")
+
+
+def chain(checkout: Checkout, tally: Tally, count: int, dice: random.Random, fault: Fault) -> None:
+    """Make faults in builds from nothing, a row of them in each, and after each row let one end."""
+    wanted = checkout.wheels()
+    while (made := sum(tally.ended.values())) < count:
+        reset(checkout)
+        for _ in range(min(IN_A_ROW, count - made)):
+            process = checkout.start("build-stack", "--stack", "mini")
+            if dice.random() < 0.8:  # else any time, also before it began to work
+                read_until(process, "> ")
+            time.sleep(dice.uniform(0.0, LONGEST))
+            tally.count(fault(checkout, process, tally, dice))
+        leave_alone(checkout, tally, wanted, f"after {sum(tally.ended.values())} faults")
+
+
+def kill_something(_checkout: Checkout, process: subprocess.Popen[str], tally: Tally, dice: random.Random) -> str:
+    """Kill a build, its process group, or one of its processes."""
+    whom = dice.choice(("the run", "its group", "a child", "a child"))
+    if process.poll() is not None:
+        process.communicate()
+        return "too late"
+    if whom == "a child":
+        children = psutil.Process(process.pid).children(recursive=True)
+        if children:
+            with suppress(psutil.Error):
+                dice.choice(children).kill()
+            out, _ = process.communicate(timeout=PATIENCE)
+            tally.check("Traceback" not in out and process.returncode in {0, 1}, out)
+            return "a child killed"
+    if whom == "its group":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
+    return "the run killed"
+
+
+def ask_to_stop(checkout: Checkout, process: subprocess.Popen[str], tally: Tally, dice: random.Random) -> str:
+    """Send a run a signal that asks it to stop."""
+    process.send_signal(dice.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP)))
+    out, _ = process.communicate(timeout=PATIENCE)
+    early = process.returncode < 0  # before it listened to signals
+    tally.check(process.returncode in {0, 130} or early, f"{process.returncode}: {out}")
+    tally.check("Traceback" not in out or early, out)
+    tally.check(not orphans(checkout), f"left: {orphans(checkout)}")
+    return {0: "too late", 130: "stopped with 130"}.get(process.returncode, "stopped while it was starting")
+
+
+def leave_alone(checkout: Checkout, tally: Tally, wanted: dict[str, str], when: str) -> None:
+    """Let a build end, and hold it against one that nobody disturbed."""
+    process = checkout.start("build-stack", "--stack", "mini")
+    out, _ = process.communicate(timeout=PATIENCE)
+    tally.check(process.returncode == 0, f"{when}: {out}")
+    tally.check(process.returncode == 0 and checkout.wheels() == wanted, f"{when}: other bits")
+    tally.check(not rubbish(checkout), f"{when}: {rubbish(checkout)}")
+
+
+def reset(checkout: Checkout) -> None:
+    """Remove all that was made; what was fetched and unpacked stays."""
+    for name in ("artifacts", "verified", "work"):
+        shutil.rmtree(checkout.state / name, ignore_errors=True)
+    shutil.rmtree(checkout.dist, ignore_errors=True)
+
+
+def suspend(pid: int, seconds: float) -> bool:
+    """Stop a process and all below it for a while; return whether it was there."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        family[0].suspend()
+    except psutil.NoSuchProcess:
+        return False
+    for member in family[1:]:
+        with suppress(psutil.Error):
+            member.suspend()
+    time.sleep(seconds)
+    for member in reversed(family):
+        with suppress(psutil.Error):
+            member.resume()
+    return True

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.faults.tally import BEGIN, END, PAGE, Tally, main, tables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tally(folder: Path, test: str, *failures: str, **ended: int) -> None:
+    """Write down what a test counted."""
+    found = Tally(fault="killed", test=test)
+    for how, times in ended.items():
+        found.count(how, times)
+    found.check(good=True, text="held")
+    for text in failures:
+        found.check(good=False, text=text)
+    found.write(folder)
+
+
+def test_counts_of_one_fault_are_added_up(tmp_path: Path) -> None:
+    """Failures are shown as well."""
+    tally(tmp_path, "test[a]", ended=3)
+    tally(tmp_path, "test[b]", "other bits", ended=2, late=1)
+    assert "| killed | 6 | 5 ended, 1 late | 3 | 1 |" in tables(tmp_path, "nox").splitlines()
+
+
+def test_a_page_gets_new_counts_and_keeps_the_rest(tmp_path: Path) -> None:
+    """As often as it is written."""
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}old\n{END}\nafter\n")
+    tally(tmp_path, "test", ended=1)
+    main(tmp_path, "uv run nox -s faults", page)
+    main(tmp_path, "uv run nox -s faults", page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}Run on ")
+    assert text.endswith(f"| killed | 1 | 1 ended | 1 | 0 |\n{END}\nafter\n")
+    assert "old" not in text
+    assert "uv run nox -s faults" in text
+
+
+def test_the_real_page_can_be_written() -> None:
+    """It has the place for the counts."""
+    assert PAGE.read_text(encoding="utf-8").count(BEGIN) == 1
+    assert PAGE.read_text(encoding="utf-8").count(END) == 1
