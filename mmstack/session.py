@@ -380,6 +380,7 @@ class Session:
                 listener=self.console,
                 environ=os.environ,
                 offline=self.offline,
+                strict=self.offline and self.locked,
                 options=suite_options,
                 layer_options=self.layer_options,
             )

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mmstack.errors import PinError
-from mmstack.events import ignore
-from mmstack.model import FilePin, Paths
-from mmstack.workshop import Workshop
 from tests.support import forget
 
 if TYPE_CHECKING:
@@ -66,21 +61,13 @@ def test_a_tool_that_decays_is_found_before_it_is_installed(built: Checkout) -> 
 
 
 @pytest.mark.parametrize("pattern", ["artifacts/*/miniext-*.whl", "downloads/*/miniext-*.tar.gz"])
-def test_the_strict_use_nothing_that_has_changed(built: Checkout, pattern: str) -> None:
-    """Neither from the store nor from the downloads: exit code 4."""
+def test_locked_and_offline_nothing_that_has_changed_is_made_anew(built: Checkout, pattern: str) -> None:
+    """Neither from the store nor from the downloads."""
     (file,) = built.state.glob(pattern)
     flip(file)
-    paths = Paths(root=built.root, state=built.state, dist=built.root / "dist")
-    shop = Workshop(paths=paths, listener=ignore, environ={}, strict=True)
-    layer = next(item for item in built.manifest()["layers"] if item["name"] == "ext")
-    look = (
-        partial(shop.store.find, layer["key"]) if "artifacts" in pattern else partial(shop.downloads.has, _pin(layer))
-    )
-    with pytest.raises(PinError) as caught:
-        look()
-    assert caught.value.code == 4
-
-
-def _pin(layer: dict[str, dict[str, list[dict[str, str]]]]) -> FilePin:
-    (file,) = layer["source"]["files"]
-    return FilePin(filename=file["filename"], sha256=file["sha256"])
+    if "downloads" in pattern:
+        forget(built, "build ext")
+    done = built.build("--locked", "--offline")
+    assert done.code == 4, done.text
+    assert file.name in done.err
+    assert built.build("--locked").code == 0
