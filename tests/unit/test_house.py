@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-STANDALONE = ROOT / "mmstack" / "standalone.py"  # which also is a program of its own, in bundles
-ENGINE = sorted(path for path in ROOT.glob("mmstack/**/*.py") if path != STANDALONE)
+# programs of their own as well: in bundles, and around a command without a network
+PROGRAMS = {ROOT / "mmstack" / name for name in ("standalone.py", "alone.py")}
+ENGINE = sorted(path for path in ROOT.glob("mmstack/**/*.py") if path not in PROGRAMS)
 PRINTS = {"console.py"}
 STARTS_PROGRAMS = {"run.py"}
 every_module = pytest.mark.parametrize("file", ENGINE, ids=lambda file: str(file.relative_to(ROOT)))
