@@ -121,6 +121,14 @@ def memory(session: nox.Session) -> None:
     session.run("pytest", "-m", "slow", "-n", "0", "tests/integration/test_memory.py", *session.posargs)
 
 
+@nox.session
+def reproduce(session: nox.Session) -> None:
+    """Build again under all that must not matter, compare every bit: `nox -s reproduce -- -k debian12` for torch."""
+    sync(session, "test")
+    only = session.posargs or ["-k", "not debian12"]
+    session.run("pytest", "-m", "slow", "-n", "0", "tests/integration/test_reproduce.py", *only)
+
+
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Measure upstream's way and ours in turn, and write docs/benchmarks.md: `nox -s bench -- cpu` for some of it."""

@@ -1,0 +1,203 @@
+"""The same inputs, the same bits: the real wheels, built again under all that must not matter, and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mmstack.rebuild import wheel_differences
+from tests.real import CUDA, ROOT, lay_out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+STACKS: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("--stack", "cpu"),
+    "cu130": CUDA,
+    "debian12": ("--stack", "debian12"),
+}
+BUILD = (sys.executable, "-m", "invoke", "build-stack")
+ONLY = ("--stop-after", "gate", "--json")
+OTHER_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+NOISE = {
+    "LANG": "de_DE.UTF-8",
+    "LC_ALL": "POSIX",
+    "TZ": "Asia/Kathmandu",
+    "USER": "somebody",
+    "LOGNAME": "somebody",
+    "HOSTNAME": "elsewhere",
+    "CFLAGS": "-O1 -g",
+    "CXXFLAGS": "-O1 -g",
+    "CPPFLAGS": "-DNOISE",
+    "LDFLAGS": "-Wl,-O0",
+    "MAKEFLAGS": "-j1",
+    "MAX_JOBS": "1",
+    "CUDA_HOME": "/nonexistent",
+    "TORCH_CUDA_ARCH_LIST": "7.0",
+    "PYTHONHASHSEED": "77",
+    "PYTHONOPTIMIZE": "2",
+    "PYTHONPATH": "/nonexistent",
+    "SOURCE_DATE_EPOCH": "1",
+    "CMAKE_GENERATOR": "Unix Makefiles",
+    "CMAKE_BUILD_TYPE": "Debug",
+    "GCC_COLORS": "error=01;31",
+}
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """What is different about one of two builds.
+
+    `before` is a command that runs the build, `cache` what a compiler cache holds before and after, and `shuffled`
+    whether the folder lists its files in another order each time.
+    """
+
+    folder: str
+    umask: int = 0o022
+    before: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    cache: Path | None = None
+    shuffled: bool = False
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is emptied at once: what is built for a GPU takes many gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@contextmanager
+def shuffling(folder: Path) -> Iterator[None]:
+    """Let a folder list its files in another order each time it is asked."""
+    real = folder.with_name(f"{folder.name}-real")
+    real.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    words = ["disorderfs", "--shuffle-dirents=yes", "--share-locks=yes", "--quiet", str(real), str(folder)]
+    subprocess.run(words, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def laid_out(way: Way, place: Path) -> Iterator[Path]:
+    """Yield a copy of this checkout, and beside it a state that holds downloads alone."""
+    folder = place / way.folder
+    if way.shuffled:
+        with shuffling(folder), laid_out(Way(folder=way.folder), place) as root:
+            yield root
+        return
+    root = lay_out(folder)
+    if way.cache is None:
+        yield root
+        return
+    cache = folder / "state" / "compiler-cache"
+    if way.cache.exists():
+        way.cache.rename(cache)
+    yield root
+    cache.rename(way.cache)
+
+
+def first(stack: str) -> dict[str, tuple[str, Path]]:
+    """Build a stack here, unless it is, and return of each layer digest and wheel."""
+    return wheels(run([*BUILD, *STACKS[stack], *ONLY], cwd=ROOT), ROOT / ".mmstack")
+
+
+def wheels(output: str, state: Path) -> dict[str, tuple[str, Path]]:
+    """Return of each layer digest and wheel."""
+    made = json.loads(output)["artifacts"]
+    return {item["layer"]: (item["sha256"], state / "artifacts" / item["key"] / item["filename"]) for item in made}
+
+
+def again(stack: str, way: Way, place: Path) -> dict[str, tuple[str, Path]]:
+    """Build a stack another way, and return of each layer digest and wheel."""
+    with laid_out(way, place) as root:
+        state, home, kept = root.parent / "state", root.parent / "home", place / "wheels" / way.folder
+        home.mkdir()
+        (home / ".pydistutils.cfg").write_text("[build_ext]\ndebug=1\n", encoding="utf-8")
+        environment = {**os.environ, **way.variables, "HOME": str(home), "MMSTACK_HOME": str(state)}
+        words = [*way.before, *BUILD, *STACKS[stack], *way.words, "--offline", *ONLY]
+        found = wheels(run(words, cwd=root, env=environment, umask=way.umask), state)
+        kept.mkdir(parents=True)
+        result = {layer: (digest, Path(shutil.copy2(wheel, kept))) for layer, (digest, wheel) in found.items()}
+    shutil.rmtree(place / way.folder, ignore_errors=True)
+    return result
+
+
+def run(words: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, umask: int = 0o022) -> str:
+    """Run a command and return what it says on standard output."""
+    done = subprocess.run(
+        words,
+        cwd=cwd,
+        env=env,
+        umask=umask,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def compare(
+    one: Mapping[str, tuple[str, Path]], other: Mapping[str, tuple[str, Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Print the digests of both builds; where they differ, fail with what it is that differs."""
+    assert set(one) == set(other)
+    with capsys.disabled():
+        print()  # noqa: T201 - the digests are the result
+        for layer, (digest, wheel) in sorted(one.items()):
+            print(f"{layer:10} {digest} {wheel.name}\n{'':10} {other[layer][0]}")  # noqa: T201 - the same
+    differing = [
+        f"{layer}: {line}"
+        for layer, (digest, wheel) in one.items()
+        if digest != other[layer][0]
+        for line in wheel_differences(wheel, other[layer][1])
+    ]
+    assert [digest for digest, _ in one.values()] == [digest for digest, _ in other.values()], "\n".join(differing)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_another_folder_user_locale_umask_order_and_number_of_jobs_give_the_same_bits(
+    stack: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also under variables that would change a build if they reached it."""
+    named = subprocess.run([*OTHER_USER, "true"], capture_output=True, check=False).returncode == 0
+    shuffled = shutil.which("disorderfs") is not None and os.access("/dev/fuse", os.W_OK)
+    other = Way(
+        folder="of/another/and/longer/name",
+        umask=0o077,
+        before=OTHER_USER if named else (),
+        words=("--jobs", "3"),
+        variables=NOISE,
+        shuffled=shuffled,
+    )
+    with capsys.disabled():
+        print(f"\nother user: {named}; files in another order: {shuffled}")  # noqa: T201 - what is proved depends on it
+    compare(first(stack), again(stack, other, place), capsys)
+
+
+@pytest.mark.parametrize("stack", ["cpu", "cu130"])
+def test_a_compiler_cache_changes_no_bit(stack: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither one that is filled nor one that has everything, for another folder."""
+    if shutil.which("ccache") is None:
+        pytest.skip("ccache is not on this machine")
+    words = ("--compiler-cache", "ccache")
+    cold = again(stack, Way(folder="cold", words=words, cache=place / "cache"), place)
+    compare(first(stack), cold, capsys)
+    compare(cold, again(stack, Way(folder="warm/elsewhere", words=words, cache=place / "cache"), place), capsys)
