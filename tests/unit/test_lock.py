@@ -46,14 +46,18 @@ VERSIONS = st.sampled_from(VERSION_NAMES)
 
 
 def wheel(name: str, version: str, *requires: str) -> bytes:
-    """Return a wheel that holds nothing but its metadata."""
+    """Return a wheel that holds nothing but its metadata, the same bytes each time."""
     info = f"{name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w") as archive:
-        archive.writestr(f"{info}/METADATA", metadata + "".join(f"Requires-Dist: {line}\n" for line in requires))
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
+        archive.writestr(
+            zipfile.ZipInfo(f"{info}/METADATA"), metadata + "".join(f"Requires-Dist: {line}\n" for line in requires)
+        )
+        archive.writestr(
+            zipfile.ZipInfo(f"{info}/WHEEL"), "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "")
     return body.getvalue()
 
 
