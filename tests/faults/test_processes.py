@@ -122,7 +122,9 @@ def test_too_little_memory(built: Checkout, tally: Tally, limits: tuple[int, ...
         tally.check(done.code == 1, done.text)
         tally.check("ext 2.0 did not build" in done.err and "Traceback" not in done.text, done.text)
     built.env = {}
-    leave_alone(built, tally, wanted, "after too little memory")
+    done = built.build()  # the folder of the starved compiler's build may stay: it may have a key of its own
+    tally.check(done.code == 0, done.text)
+    tally.check(built.wheels() == wanted, "other bits")
 
 
 def chain(checkout: Checkout, tally: Tally, count: int, dice: random.Random, fault: Fault) -> None:
