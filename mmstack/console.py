@@ -42,6 +42,7 @@ from mmstack.events import (
 from mmstack.jobs import memory_per_job
 from mmstack.report import OUTCOMES, PAGE_NAME, duration, size, to_manifest, to_markdown
 from mmstack.resolve import BUILT_KINDS
+from mmstack.sources.places import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -541,7 +542,7 @@ def _source_facts(plan: Plan) -> Iterator[tuple[str, str]]:
     for layer in plan.layers:
         if git := layer.source.git:
             known = f"about {git.submodules} submodules" if git.submodules else "its submodules"
-            yield layer.name, f"{git.url} {git.tag} at {git.commit[:12]}, {known} and theirs"
+            yield layer.name, f"{redact(git.url)} {git.tag} at {git.commit[:12]}, {known} and theirs"
         if layer.packages:
             yield layer.name, f"built against {len(layer.packages)} packages of the distribution"
         if layer.source.kind in BUILT_KINDS and layer.flags:

@@ -194,22 +194,24 @@ class Resolver:
             "--no-header",
         ]
         words += ["--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--only-binary", ":all:"]
-        words += ["--python-version", min(stack.python, key=_minor), "--quiet", *self._index_options()]
+        words += ["--python-version", min(stack.python, key=_minor), "--quiet"]
         for project in own:
             words += ["--no-emit-package", project]
         try:
-            run([uv_path(), *words], env=scrubbed(self.work, {"UV_NO_CONFIG": "1"}), cwd=folder)
+            # not on the command line, which everybody on the machine can read: it may hold a password
+            env = scrubbed(self.work, {"UV_NO_CONFIG": "1", "UV_DEFAULT_INDEX": self._index()})
+            run([uv_path(), *words], env=env, cwd=folder)
         except CommandError as error:
             raise NetworkError(
                 "the requirements do not resolve", why=error.why, fix="mend the recipe, or check the index settings"
             ) from error
         return result.read_text(encoding="utf-8")
 
-    def _index_options(self) -> list[str]:
+    def _index(self) -> str:
         """Return the default index alone: an extra one may hold only some of a release's files."""
         if not self.settings.index_urls:
             raise NetworkError("no package index is configured", fix="name one for uv or pip, then lock again")
-        return ["--default-index", self.settings.index_urls[-1]]
+        return self.settings.index_urls[-1]
 
 
 def _distro_pins(stack: Stack, catalog: Catalog) -> dict[str, DistroPin]:

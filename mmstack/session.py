@@ -25,6 +25,7 @@ from mmstack.report import MANIFEST_NAME, Report, read_manifest, read_manifest_f
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
+from mmstack.sources.places import redact
 from mmstack.toolchains.system import every
 from mmstack.verify import toolkit_facts
 from mmstack.workshop import Workshop
@@ -106,7 +107,7 @@ class Session:
                         "version": layer.version,
                         "source": layer.source.kind,
                         "file": layer.chosen and layer.chosen.filename,
-                        "git": layer.source.git and vars(layer.source.git),
+                        "git": layer.source.git and {**vars(layer.source.git), "url": redact(layer.source.git.url)},
                         "packages": len(layer.packages),
                         "patches": [patch.id for patch in layer.patches],
                         "flags": dict(layer.flags),
