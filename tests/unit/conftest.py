@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mmstack import run
 from mmstack.sources.index import Index
 from mmstack.sources.settings import IndexSettings
 
@@ -129,15 +128,6 @@ class _Quiet(ThreadingHTTPServer):
 
     def handle_error(self, *_details: object) -> None:
         """Expect clients to hang up."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_watchdog_left() -> Iterator[None]:
-    """End the process that looks after commands, which otherwise outlives the tests."""
-    yield
-    watchdog = run._watchdog  # noqa: SLF001 - a run's end is its end
-    if watchdog is not None:
-        watchdog.communicate()
 
 
 @pytest.fixture
