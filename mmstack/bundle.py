@@ -13,6 +13,7 @@ from email import message_from_bytes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.markers import UndefinedEnvironmentName
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
@@ -22,6 +23,7 @@ from mmstack.events import Notice
 from mmstack.host import describe
 from mmstack.keys import file_digest
 from mmstack.model import LockedRequirement
+from mmstack.sources.archive import DAMAGE, FREE_BYTES
 from mmstack.standalone import DESCRIPTION, INSTALLED, SUITES, WHEELS
 from mmstack.store import disk_errors
 
@@ -269,13 +271,29 @@ def _required(wheels: Collection[Path], interpreter: Interpreter) -> set[str]:
     """Return the names of all that some wheels require and that is not among them."""
     wanted: set[str] = set()
     for wheel in wheels:
-        with zipfile.ZipFile(wheel) as archive:
-            name = next(each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
-            lines = message_from_bytes(archive.read(name)).get_all("Requires-Dist", [])
-        required = [Requirement(str(line)) for line in lines]
-        wanted |= {
-            canonicalize_name(item.name)
-            for item in required
-            if not item.marker or item.marker.evaluate({**interpreter.markers, "extra": ""})
-        }
+        wanted |= _requires(wheel, {**interpreter.markers, "extra": ""})
     return wanted - {parse_wheel_filename(wheel.name)[0] for wheel in wheels}
+
+
+def _requires(wheel: Path, markers: Mapping[str, str]) -> set[str]:
+    """Return the names of what a wheel requires of an interpreter with these markers.
+
+    Raises:
+        PinError: it does not say.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            entry = next(each for each in archive.infolist() if each.filename.endswith(".dist-info/METADATA"))
+            if entry.file_size > FREE_BYTES:
+                raise zipfile.BadZipFile("its METADATA is too large")
+            lines = message_from_bytes(archive.read(entry)).get_all("Requires-Dist", [])
+        required = [Requirement(str(line)) for line in lines]
+        return {
+            canonicalize_name(item.name) for item in required if not item.marker or item.marker.evaluate(dict(markers))
+        }
+    except (*DAMAGE, OSError, UndefinedEnvironmentName, StopIteration, RuntimeError) as error:
+        raise PinError(
+            f"{wheel.name} does not say what it requires",
+            why=str(error),
+            fix=f"remove {wheel} and run the same command again",
+        ) from error

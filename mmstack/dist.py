@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from mmstack.keys import file_digest
 from mmstack.lock import parse_requirements
 from mmstack.report import write_atomically
 from mmstack.run import run, scrubbed
+from mmstack.shapes import load
 from mmstack.store import write_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Dist:
     def holds(self, plan: Plan, artifacts: Sequence[Artifact]) -> bool:
         """Return whether exactly this plan is installed."""
         try:
-            stamp = json.loads((self.env / STAMP).read_text(encoding="utf-8"))
+            stamp = load(self.env / STAMP)
         except (OSError, ValueError):
             return False
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from glob import glob
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
-from elftools.elf.hash import ELFHashSection, GNUHashSection
-from elftools.elf.sections import SymbolTableSection
+from elftools.elf.hash import GNUHashSection
+from elftools.elf.sections import StringTableSection, Symbol, SymbolTableSection
 
 from mmstack.errors import GateError
 
@@ -25,7 +26,22 @@ if TYPE_CHECKING:
 LOADER_CONFIGURATION = Path("/etc/ld.so.conf")
 DEFAULT_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/usr/local/lib")
 SHORTEST_LIKENESS = 6
-DAMAGED = (ELFError, ArithmeticError, AssertionError, MemoryError, OSError, ValueError, struct.error)
+SMALLEST_SECTION, SMALLEST_SEGMENT = 40, 32  # of the headers of 32-bit files
+# What the reader raises where a file lies to it, besides its own errors.
+DAMAGED = (
+    ELFError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +77,22 @@ def _opened(path: Path) -> Iterator[ELFFile]:
     """
     with path.open("rb") as stream:
         try:
-            yield ELFFile(stream)
+            yield _bounded(ELFFile(stream))
         except DAMAGED as error:
             raise GateError(
                 f"{path.name} is no sound ELF file", why=f"{path}: {error}", fix="build it again"
             ) from error
+
+
+def _bounded(elf: ELFFile) -> ELFFile:
+    """Refuse tables that are larger than their file: the reader would walk them to their end, however far that is."""
+    for table, count, size, smallest in (
+        ("section", elf.num_sections(), elf["e_shentsize"], SMALLEST_SECTION),
+        ("segment", elf.num_segments(), elf["e_phentsize"], SMALLEST_SEGMENT),
+    ):
+        if count and (size < smallest or count * size > elf.stream_len):
+            raise ELFError(f"it says that it has {count} {table}s of {size} bytes")
+    return elf
 
 
 def read_module(path: Path) -> Module | None:
@@ -127,13 +154,15 @@ def section_digests(path: Path) -> dict[str, tuple[int, str]] | None:
 def defined_symbols(path: Path, names: Iterable[str]) -> frozenset[str]:
     """Return those of the names that a library defines, through its own hash table: fast in any size."""
     with _opened(path) as elf:
-        sections = list(elf.iter_sections())
-        tables = [section for section in sections if isinstance(section, (GNUHashSection, ELFHashSection))]
-        return frozenset(name for name in names if any(_defines(table, name) for table in tables[:1]))
+        table = next((section for section in elf.iter_sections() if isinstance(section, GNUHashSection)), None)
+        if table is not None:
+            return frozenset(name for name in names if _is_defined(table.get_symbol(name)))
+        symbols = _symbols(elf)  # the chains of an old kind of table may go round in circles
+        listed = {symbol.name for symbol in symbols.iter_symbols() if _is_defined(symbol)} if symbols else set()
+        return frozenset(listed.intersection(names))
 
 
-def _defines(table: GNUHashSection | ELFHashSection, name: str) -> bool:
-    symbol = table.get_symbol(name)
+def _is_defined(symbol: Symbol | None) -> bool:
     return symbol is not None and symbol["st_shndx"] != "SHN_UNDEF"
 
 
@@ -150,7 +179,10 @@ def most_likely(symbol: str, libraries: Iterable[Path]) -> Path | None:
 def _names(path: Path) -> bytes:
     with _opened(path) as elf:
         section = elf.get_section_by_name(".dynstr")
-        return section.data() if section is not None else b""
+        # packed or without bytes of its own, it could be made to grow without bound
+        if not isinstance(section, StringTableSection) or section.compressed or section["sh_size"] > elf.stream_len:
+            return b""
+        return section.data()
 
 
 def _likeness(symbol: bytes, names: bytes) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import os
 import re
 import shutil
 import stat
+import struct
 import zipfile
-import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from packaging.errors import ExceptionGroup
 from packaging.metadata import Metadata
-from packaging.tags import InvalidTag, parse_tag
+from packaging.tags import InvalidTag, TooManyTagsError, parse_tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
@@ -38,6 +39,7 @@ from mmstack.elf import (
 )
 from mmstack.errors import CommandError, DiskError, GateError, HostError
 from mmstack.run import run
+from mmstack.sources.archive import DAMAGE, FREE_BYTES, MAX_BYTES, MAX_MEMBERS, MAX_RATIO
 from mmstack.toolchains import cubins
 
 if TYPE_CHECKING:
@@ -55,6 +57,9 @@ DRIVER_LIBRARIES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1"})
 DRIVER_SYMBOL = re.compile(r"cu[A-Z]|nvml[A-Z]")  # what these export; the runtime's own names begin with `cuda`
 ROOT_SCHEMES = frozenset({"purelib", "platlib"})
 INFO_FILES = ("METADATA", "WHEEL", "RECORD")
+INFO_ENDS = tuple(f".dist-info/{name}" for name in INFO_FILES)
+IMPOSSIBLE_NAMES = frozenset({None, errno.EINVAL, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
+MOST_TAGS = 1000
 SHOWN = 8
 CHUNK = 1 << 20
 
@@ -197,14 +202,29 @@ def _read(wheel: Path, unpacked: Path) -> Contents:
     try:
         with zipfile.ZipFile(wheel) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            _demand_modest(wheel, entries)
             members = tuple(_read_member(archive, entry, unpacked) for entry in entries)
             names = {member.name for member in members}
             info = _info_folder(names)
             texts = {name: archive.read(f"{info}/{name}") for name in INFO_FILES if f"{info}/{name}" in names}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGE, struct.error, RuntimeError, OverflowError) as error:
         raise GateError(f"{wheel.name} is no wheel", why=str(error), fix="build it again") from error
+    except OSError as error:
+        if error.errno not in IMPOSSIBLE_NAMES:
+            raise
+        raise GateError(f"{wheel.name} is no wheel", why=f"a name in it: {error}", fix="build it again") from error
     modules = {entry.filename: read_module(unpacked / entry.filename) for entry in entries if _is_module(entry)}
     return Contents(filename=wheel.name, members=members, info=info, texts=texts, modules=modules, unpacked=unpacked)
+
+
+def _demand_modest(wheel: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse what unpacks to more than an honest wheel of its size; no member gives more than it says."""
+    limit = min(MAX_BYTES, max(FREE_BYTES, MAX_RATIO * wheel.stat().st_size))
+    whole = sum(entry.file_size for entry in entries)
+    texts = max((entry.file_size for entry in entries if entry.filename.endswith(INFO_ENDS)), default=0)
+    if whole > limit or texts > FREE_BYTES or len(entries) > MAX_MEMBERS:
+        why = f"{len(entries)} members of {whole} bytes in {wheel.stat().st_size} bytes"
+        raise GateError(f"{wheel.name} is no wheel", why=why, fix="do not unpack it; build it again")
 
 
 def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, unpacked: Path) -> Member:
@@ -230,7 +250,13 @@ def _is_symlink(entry: zipfile.ZipInfo) -> bool:
 
 def _is_safe(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and path.as_posix() == name
+    return (
+        bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and "\\" not in name
+        and path.as_posix() == name
+    )
 
 
 def _info_folder(names: Iterable[str]) -> str:
@@ -263,8 +289,8 @@ def _check_tag(wheel: Contents, expected: Expected) -> Iterator[str]:
 
 def _inner_tags(text: bytes) -> frozenset[Tag]:
     lines = BytesParser().parsebytes(text).get_all("Tag", [])
-    with suppress(InvalidTag):
-        return frozenset(tag for line in lines for tag in parse_tag(line))
+    with suppress(InvalidTag, TooManyTagsError):
+        return frozenset(tag for line in lines for tag in parse_tag(str(line), limit=MOST_TAGS))
     return frozenset()
 
 

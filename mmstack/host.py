@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.markers import default_environment
 from packaging.tags import compatible_tags, cpython_tags, platform_tags
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from mmstack.errors import CommandError, DiskError, HostError, MmstackError, UsageError
 from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpreter
 from mmstack.run import run
+from mmstack.shapes import load, misfit, table_of
 from mmstack.toolchains.architectures import parse_architecture
 from mmstack.toolchains.compilers import find_compilers
 
@@ -55,6 +56,29 @@ print(json.dumps({
 }))
 """
 PROBE_ID = zlib.crc32(PROBE.encode())
+VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(?:\.\S*)?")
+
+
+def _path(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _version(value: object) -> bool:
+    with suppress(InvalidVersion):
+        return isinstance(value, str) and VERSION.fullmatch(value) is not None and bool(Version(value))
+    return False
+
+
+FACTS = {
+    "executable": _path,
+    "version": _version,
+    "implementation": str,
+    "free_threaded": bool,
+    "debug": bool,
+    "include": _path,
+    "platform": str,
+    "markers": table_of(str),
+}
 
 
 def look(
@@ -184,7 +208,7 @@ def find_compiler() -> tuple[Compiler | None, str]:
     on_path = next(((c, cxx) for c, cxx in COMPILER_PAIRS if shutil.which(c) and shutil.which(cxx)), ("", ""))
     paths = []
     for variable, name, default in zip(("CC", "CXX"), named, on_path, strict=True):
-        words = shlex.split(name or default)
+        words = _split(name or default)
         path = shutil.which(words[0]) if len(words) == 1 else None
         if path is None and name:
             return None, f"{variable}={name}: not the name of one program on this machine"
@@ -199,6 +223,14 @@ def find_compiler() -> tuple[Compiler | None, str]:
     except (HostError, CommandError, OSError) as error:
         return None, _brief(error)
     return Compiler(cc=paths[0], cxx=paths[1], version=f"{first} [{target}]"), ""
+
+
+def _split(text: str) -> list[str]:
+    """Return the words of a variable, none where it makes no sense."""
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quotation without an end
+        return []
 
 
 def find_gpus() -> tuple[tuple[Gpu, ...], str]:
@@ -267,10 +299,19 @@ def _installed(uv: Path, request: str) -> list[tuple[str, Path]]:
         return []
     listing = next((line for line in output.splitlines() if line.startswith("[")), "[]")
     paths: dict[Path, tuple[str, Path]] = {}
-    for entry in json.loads(listing):
+    for entry in _listed(listing):
         path = Path(entry["path"])
         paths.setdefault(path.resolve(), (entry["version"], path))
     return list(paths.values())
+
+
+def _listed(listing: str) -> list[dict[str, str]]:
+    try:
+        found: list[dict[str, str]] = json.loads(listing)
+    except (ValueError, RecursionError):
+        return []
+    # a Python that uv could install has no path
+    return [entry for entry in found if not misfit(entry, {"path": _path, "version": _version})]
 
 
 def _path_with_pyenv(request: str) -> str:
@@ -330,7 +371,7 @@ def find_installed(python: Path, script: Path) -> Installed:
             support = CudaSupport(version=facts["cuda"], architectures=words)
         folders = tuple(Path(folder) for folder in facts["folders"])
         return Installed(version=facts["version"], digest=facts["digest"], folders=folders, support=support)
-    except (CommandError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (CommandError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         said = error.why.splitlines() if isinstance(error, CommandError) else []
         raise HostError(
             f"{python} does not hold this layer",
@@ -358,12 +399,12 @@ def _unusable(facts: Mapping[str, Any]) -> tuple[str, str] | None:
 def _facts(path: Path, cache: Path) -> dict[str, Any]:
     try:
         status = path.stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise HostError(f"{path} is no Python", why=str(error), fix="give the path of a python program") from error
     stamp = [PROBE_ID, str(path.resolve()), status.st_mtime_ns, status.st_size]
     known = _remembered(cache)
     entry = known.get(str(path))
-    if isinstance(entry, dict) and entry.get("stamp") == stamp:
+    if isinstance(entry, dict) and entry.get("stamp") == stamp and not misfit(entry.get("facts"), FACTS):
         return dict(entry["facts"])
     facts = _probe(path)
     if Path(facts["executable"]).resolve() == path.resolve():  # a shim runs now this Python, now that
@@ -374,8 +415,11 @@ def _facts(path: Path, cache: Path) -> dict[str, Any]:
 def _probe(path: Path) -> dict[str, Any]:
     try:
         lines = run([path, "-I", "-c", PROBE], env=os.environ).output.splitlines()
-        return dict(json.loads(next(line for line in reversed(lines) if line.startswith("{"))))
-    except (HostError, CommandError, OSError, StopIteration, ValueError) as error:
+        facts = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+        if where := misfit(facts, FACTS):
+            raise ValueError(f"{where} is not what it must be")  # noqa: TRY301 - as what is no JSON at all
+        return dict(facts)
+    except (HostError, CommandError, OSError, RecursionError, StopIteration, ValueError) as error:
         raise HostError(
             f"{path} is no working Python",
             why=_brief(error) or "it did not answer as a Python does",
@@ -391,7 +435,7 @@ def _brief(error: Exception) -> str:
 
 def _remembered(cache: Path) -> dict[str, Any]:
     try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
+        known = load(cache)
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

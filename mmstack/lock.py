@@ -136,7 +136,11 @@ def parse_requirements(text: str) -> tuple[LockedRequirement, ...]:
         match = REQUIREMENT.fullmatch(head)
         hashes = tuple(sorted(HASH.findall(block)))
         if match is None or not hashes:
-            raise CatalogError("a resolved requirement is not pinned by version and hash", why=head)
+            raise CatalogError(
+                "a resolved requirement is not pinned by version and hash",
+                why=head,
+                fix="run the same command again; where a file says so, have it written anew by `invoke build-stack`",
+            )
         found.append(
             LockedRequirement(
                 name=match["name"],

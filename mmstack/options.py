@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SINGLE = ("stack", "cuda", "python", "arch", "toolkit", "mirror", "linker", "jobs")
 MANY = ("source", "flag", "without")
+JOBS = re.compile(r"[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Options:
         Raises:
             UsageError: a word has not the form that its option wants.
         """
-        if self.jobs and not (self.jobs.isdecimal() and int(self.jobs) > 0):
+        if self.jobs and not JOBS.fullmatch(self.jobs):
             raise UsageError(f"--jobs: '{self.jobs}' is no number of jobs", fix="write e.g. `--jobs 2`")
         return Request(
             stack=self.stack,

@@ -7,6 +7,7 @@ A patch that does not apply, is already applied or changes nothing is an error w
 
 from __future__ import annotations
 
+import os
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mmstack.model import Patch
 
 NO_FILE = "/dev/null"
+LONGEST_NAME, LONGEST_PATH = 255, 2048
 LINE_TYPES = {LINE_TYPE_ADDED, LINE_TYPE_CONTEXT, LINE_TYPE_REMOVED}
 PLAIN_MODES = {None, "100644"}
 
@@ -191,6 +193,8 @@ def _inside(patch: Patch, tree: Path, file: PatchedFile) -> Path:
     parts = relative.split("/")
     if {"", ".", ".."} & set(parts) or set('\\\0"') & set(relative):
         raise _error(patch, f"names a path outside the tree: {relative!r}", "it must stay inside")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in parts) or len(os.fsencode(relative)) > LONGEST_PATH:
+        raise _error(patch, f"names a path that is too long: {relative[:60]!r}…", "no file can have it")
     if any(parent.is_symlink() for parent in [path, *path.parents] if tree in parent.parents):
         raise _error(patch, f"writes through a symbolic link: {relative!r}", "it must stay inside")
     return path

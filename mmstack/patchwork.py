@@ -15,6 +15,7 @@ from mmstack.errors import HostError, PatchError, UsageError
 from mmstack.keys import file_digest
 from mmstack.model import Patch, Source
 from mmstack.resolve import BUILT_KINDS
+from mmstack.shapes import load_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -178,7 +179,12 @@ def _new_patch(catalog: Catalog, recipe: RecipeData, name: str, reason: str, fol
     if any(patch.id == identity for patch in present):
         raise UsageError(f"there is a patch '{identity}' already", fix="choose another name")
     number = 1 + max((int(found[0]) for patch in present if (found := NUMBER.match(patch.file.name))), default=0)
-    version = json.loads((folder / "edit.json").read_text(encoding="utf-8"))["version"]
+    try:
+        version = load_as(folder / "edit.json", {"version": str})["version"]
+    except ValueError as error:
+        raise UsageError(
+            f"{folder / 'edit.json'} cannot be read", why=str(error), fix=f"remove {folder}, then edit anew"
+        ) from error
     return Patch(
         id=identity,
         project=recipe.series,

@@ -9,14 +9,16 @@ import time
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
+from reprlib import repr as shortened
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mmstack import __version__
+from mmstack import __version__, shapes
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
 from mmstack.events import CacheUsed, Compiled, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
 from mmstack.keys import ENGINE
+from mmstack.sources.places import redact
 from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
@@ -240,7 +242,7 @@ def layer_facts(layer: LayerPlan) -> Manifest:
             "digest": layer.folder,
             "folders": [str(folder) for folder in layer.installed.folders] if layer.installed else [],
             "files": [_file(file) for file in files],
-            "git": vars(layer.source.git) if layer.source.git else None,
+            "git": layer.source.git and {**vars(layer.source.git), "url": redact(layer.source.git.url)},
             "parts": {part.path: f"{part.file.filename}:{part.folder}" for part in parts},
             "packages": [vars(package) for package in layer.packages],
             "tree": dict(layer.tree),
@@ -381,14 +383,16 @@ def read_manifest_file(path: Path) -> Manifest:
     """Return the manifest that a file holds; see `read_manifest`."""
     again = "run `uv run invoke build-stack` for this stack: it writes the manifest anew"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = shapes.load(path)
     except FileNotFoundError as error:
         raise UsageError(f"there is no report yet: {path} does not exist", fix=again) from error
     except (OSError, ValueError) as error:
         raise CatalogError(f"{path} cannot be read", why=str(error), fix=again) from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
-        raise CatalogError(f"{path} has schema {schema!r}, not {SCHEMA}", fix=again)
+        raise CatalogError(f"{path} has schema {shortened(schema)}, not {SCHEMA}", fix=again)
+    if where := shapes.misfit(manifest, shapes.MANIFEST):
+        raise CatalogError(f"{path} is no manifest of a run", why=f"{where} is not what it must be", fix=again)
     return dict(manifest)
 
 

@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 import time
 import zipfile
+import zlib
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ GPU_FIELDS = ("name", "capability", "driver")
 SUITE_OPTIONS = ("checkpoint", "video")
 OUTCOMES = ("passed", "failed", "not run")
 SOME_TESTS_FAILED = 1
+LONGEST_NAME = 255
 TAIL_LINES = 30
 NAMED_FAILURES = 20
 GRACE_SECONDS = 5.0
@@ -141,7 +143,7 @@ def read_bundle(root: Path) -> Record:
     try:
         bundle: Record = json.loads(file.read_text(encoding="utf-8"))
         schema = bundle["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(EXIT_PIN, f"{file} cannot be read: {error}", ANEW) from error
     if schema != SCHEMA:
         raise BundleError(EXIT_PIN, f"{file} has schema {schema!r}, this verify.py knows {SCHEMA}", ANEW)
@@ -150,8 +152,14 @@ def read_bundle(root: Path) -> Record:
 
 def check_files(bundle: Record, root: Path) -> None:
     """Refuse a bundle in which a file is not the one that it means."""
-    wheels = {f"{WHEELS}/{wheel['filename']}": wheel["sha256"] for wheel in bundle["wheels"]}
-    for name, wanted in {**bundle["suites"], **wheels}.items():
+    try:
+        wheels = {f"{WHEELS}/{wheel['filename']}": wheel["sha256"] for wheel in bundle["wheels"]}
+        named = {**bundle["suites"], **wheels}
+    except (KeyError, TypeError) as error:
+        raise BundleError(EXIT_PIN, f"{DESCRIPTION} is none: {error}", ANEW) from error
+    for name, wanted in named.items():
+        if not name.isprintable() or ".." in name.split("/") or name.startswith("/") or len(name) > LONGEST_NAME:
+            raise BundleError(EXIT_PIN, f"{DESCRIPTION} names {name!r}, which is no file of a bundle", ANEW)
         file = root / name
         found = file_digest(file) if file.is_file() else "nothing"
         if found != wanted:
@@ -242,6 +250,13 @@ def unpack(wheel: Path, site: Path) -> None:
 
     Its scripts, headers and data files stay behind: suites import.
     """
+    try:
+        _unpack(wheel, site)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise BundleError(EXIT_PIN, f"{wheel.name} is no sound wheel: {error}", ANEW) from error
+
+
+def _unpack(wheel: Path, site: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
             name, mode = entry.filename, entry.external_attr >> 16
@@ -362,7 +377,7 @@ class Prover:
         seconds = round(time.monotonic() - started, 3)
         try:
             checks, problem = read_results(results), ""
-        except (OSError, ET.ParseError) as error:
+        except (OSError, ET.ParseError, ValueError) as error:
             checks, problem = [], str(error)
         counts = {outcome: sum(check["outcome"] == outcome for check in checks) for outcome in OUTCOMES}
         if problem or status not in (0, SOME_TESTS_FAILED) or (status and not counts["failed"]):

@@ -15,6 +15,7 @@ from mmstack.events import Notice, Waiting
 from mmstack.keys import file_digest
 from mmstack.model import Artifact, CheckResult, GpuCode, Verification
 from mmstack.run import interrupted, is_stopping
+from mmstack.shapes import ARTIFACT, VERIFICATION, load_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -179,8 +180,8 @@ class Store:
 
     def find_verification(self, key: str) -> Verification | None:
         """Return the result of a suite that passed."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads(self._verified(key).read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, TypeError):
+            record = load_as(self._verified(key), VERIFICATION)
             checks = tuple(CheckResult(**check) for check in record["checks"])
             return Verification(layer=record["layer"], key=key, checks=checks, seconds=record["seconds"])
         return None
@@ -204,7 +205,7 @@ class Store:
 
 
 def _read(folder: Path, key: str) -> Artifact:
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = load_as(folder / RECORD, ARTIFACT)
     return Artifact(
         layer=record["layer"],
         key=key,

@@ -66,7 +66,7 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
     did_not_run = f"the suite of {suite.layer} did not run"
     try:
         checks = read_results(results)
-    except (OSError, ET.ParseError) as error:
+    except (OSError, ET.ParseError, ValueError) as error:
         why = f"{failure.what}\n{failure.why}" if failure else str(error)
         raise VerificationError(did_not_run, why=why, fix=f"read {log}") from failure or error
     result = Verification(layer=suite.layer, key=suite.key, checks=checks, seconds=seconds)

@@ -6,7 +6,6 @@ Every action can be run again after any interruption: what is whole is kept, wha
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import shutil
 import sys
@@ -34,6 +33,7 @@ from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
 from mmstack.resolve import INDEX_KINDS
 from mmstack.run import run, scrubbed, stop_all
+from mmstack.shapes import amount, inner_path, load_as
 from mmstack.sources.distro import Archive
 from mmstack.sources.download import Downloads
 from mmstack.sources.git import Repositories
@@ -682,7 +682,7 @@ def settle(new: Path, tree: Path) -> None:
     record = tree.with_name("sources.json")
     names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
     if tree.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))["files"] if record.exists() else []
+        before = _recorded(record)
         for name in set(before) - set(names):
             (tree / name).unlink(missing_ok=True)
         for name in names:
@@ -692,6 +692,15 @@ def settle(new: Path, tree: Path) -> None:
     else:
         new.replace(tree)
     write_json(record, {"files": names})
+
+
+def _recorded(record: Path) -> list[str]:
+    """Return the files that a tree was last made of; of a record that is damaged, none: what is left over stays."""
+    try:
+        files: list[str] = load_as(record, {"files": [inner_path]})["files"]
+    except (OSError, ValueError):
+        return []
+    return files
 
 
 def _lay_over(recipe: RecipeData, tree: Path) -> None:
@@ -724,6 +733,6 @@ def _timing(place: Workplace) -> Path:
 
 def _seconds(place: Workplace) -> float:
     try:
-        return float(json.loads(_timing(place).read_text(encoding="utf-8"))["seconds"])
-    except FileNotFoundError:
+        return float(load_as(_timing(place), {"seconds": amount})["seconds"])
+    except (OSError, ValueError):  # it is for people to read
         return 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter, deque
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmstack.errors import CatalogError
 from mmstack.events import BuildProgress, Compiled, Edge
+from mmstack.shapes import amount, load_as, table_of
 from mmstack.store import write_json
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mmstack.model import Step
 
 EDGE = re.compile(r"^\[(\d+)/(\d+)\] (.*)")
+TIME = re.compile(r"[0-9]{1,15}")  # of ninja's own log
 NINJA_LOG = ".ninja_log"
 WEIGHTS = "weights.json"
 # Seconds that a file takes where nothing better is known, the first that matches; links are told by their line.
@@ -113,10 +114,10 @@ def recipe_weights(folder: Path) -> dict[str, float]:
     if not file.exists():
         return {}
     try:
-        weights = {str(pattern): float(seconds) for pattern, seconds in json.loads(file.read_bytes()).items()}
-    except (AttributeError, TypeError, ValueError) as error:
+        weights: dict[str, float] = load_as(file, table_of(amount))
+    except (OSError, ValueError) as error:
         raise CatalogError(f"{file} cannot be read", why=str(error), fix="give seconds by file pattern") from error
-    if wrong := [pattern for pattern, seconds in weights.items() if not 0 < seconds < float("inf")]:
+    if wrong := [pattern for pattern, seconds in weights.items() if not seconds]:
         raise CatalogError(f"{file}: '{wrong[0]}' has no weight", fix="give seconds above 0")
     return weights
 
@@ -149,7 +150,7 @@ def _rows(log: Path) -> list[tuple[str, ...]]:
     if not log.exists():
         return []
     rows = [tuple(line.split("\t")) for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]]
-    return [row for row in rows if len(row) == 5]  # noqa: PLR2004 - a line that a power cut tore has fewer
+    return [row for row in rows if len(row) == 5 and TIME.fullmatch(row[0]) and TIME.fullmatch(row[1])]  # noqa: PLR2004 - a line that a power cut tore has fewer
 
 
 def remember(build: Build, log: Path) -> None:
@@ -185,6 +186,7 @@ def _pattern(output: str) -> str:
 
 
 def _remembered(file: Path) -> dict[str, float]:
-    with suppress(FileNotFoundError, ValueError):  # it only helps to estimate
-        return {str(output): float(seconds) for output, seconds in json.loads(file.read_bytes()).items()}
+    with suppress(OSError, ValueError):  # it only helps to estimate
+        seconds: dict[str, float] = load_as(file, table_of(amount))
+        return seconds
     return {}

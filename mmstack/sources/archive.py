@@ -25,6 +25,8 @@ from mmstack.store import disk_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from typing_extensions import Self
+
 MAX_BYTES = 16 << 30
 MAX_MEMBERS = 500_000
 MAX_RATIO = 200
@@ -32,6 +34,14 @@ FREE_BYTES = 64 << 20  # the ratio says nothing about small archives
 MAX_NAME = 255
 MAX_PATH = 2048
 CHUNK = 1 << 18
+EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+LONGEST_EXTENSION = 1 << 20
 EARLIEST = 315_532_800  # 1980: wheels, being zip files, know no earlier time
 LATEST = 1 << 32
 
@@ -178,7 +188,7 @@ def _unpack_tar(archive: Path, tree: Tree) -> None:
     with opener(archive) as stream:
         # Bounded below tarfile, which reads headers of any size into memory.
         bounded = _Bounded(stream, tree)
-        with tarfile.open(fileobj=bounded, mode="r|") as tar:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Member) as tar:  # type: ignore[call-overload]
             for member in tar:
                 take(tar, member, tree)
         while bounded.read(CHUNK):  # the checksum stands at the very end
@@ -206,6 +216,8 @@ def take(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> None:
     elif member.isreg():
         stream = tar.extractfile(member)
         assert stream is not None  # noqa: S101 - regular files have one
+        if member.issparse():  # its holes are written too, and stand nowhere in the archive
+            tree.spend(member.size)
         tree.file(name, stream, mode=member.mode, mtime=member.mtime)
     else:
         raise tree.refuse(name, "it is a device, a pipe or of a kind unknown")
@@ -230,6 +242,22 @@ def _unpack_zip(archive: Path, tree: Tree) -> None:
                     tree.link(name, os.fsdecode(bounded.read(MAX_PATH + 1)))
                 else:
                     tree.file(name, bounded, mode=mode, mtime=_zip_time(info))
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is not read where it says that more of it follows than a name can be long: that goes to memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header.
+
+        Raises:
+            ReadError: it announces too much.
+        """
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in EXTENSIONS and found.size > LONGEST_EXTENSION:
+            raise tarfile.ReadError(f"a header of {found.size} bytes")
+        return found
 
 
 def _zip_time(info: zipfile.ZipInfo) -> int:

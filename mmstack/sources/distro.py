@@ -59,6 +59,7 @@ Dir::Cache::srcpkgcache "{root}/cache/srcpkgcache.bin";
 """
 # Not `Inst name [old] (new …)`: that one is there already.
 INSTALLS = re.compile(r"Inst (?P<name>[^\s:]+)\S* \((?P<version>\S+) ")
+NEEDED = {"Package", "Version", "Architecture", "SHA256"}
 TROUBLE = re.compile(r"(?:E: |W: (?:Failed|GPG|An error)).*")
 DEB822_TYPES = re.compile(r"^Types:.*$", re.IGNORECASE | re.MULTILINE)
 BINARY_LINE = re.compile(r"^\s*deb(?P<rest>\s.*)$", re.MULTILINE)
@@ -300,9 +301,9 @@ class Archive:
         except CommandError:
             return {}
         found: dict[str, dict[str, Mapping[str, str]]] = {}
-        for stanza in printed.read_text(encoding="utf-8").split("\n\n"):
+        for stanza in printed.read_text(encoding="utf-8", errors="replace").split("\n\n"):
             fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            if "Package" in fields:
+            if {"Package", "Version"} <= fields.keys():
                 found.setdefault(fields["Package"], {}).setdefault(fields["Version"], fields)
         return found
 
@@ -351,7 +352,14 @@ class Archive:
             ) from error
         chosen = [match.group("name", "version") for match in map(INSTALLS.match, said.splitlines()) if match]
         records = self._records("show", [f"{name}={version}" for name, version in chosen]) if chosen else {}
-        return [records[name][version] for name, version in chosen]
+        found = [records.get(name, {}).get(version, {}) for name, version in chosen]
+        if lacking := [name for (name, _version), item in zip(chosen, found, strict=True) if not item.keys() >= NEEDED]:
+            raise HostError(
+                f"this machine's apt lists say too little of {', '.join(lacking)}",
+                why=f"wanted of each: {', '.join(sorted(NEEDED))}",
+                fix="correct this machine's apt sources, then run the same command again",
+            )
+        return found
 
     def _check_machine(self, packages: Iterable[DistroPackage]) -> None:
         here = run(["dpkg", "--print-architecture"], env=self._env).output.strip()

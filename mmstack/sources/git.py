@@ -41,6 +41,7 @@ RECEIVED = re.compile(r"Receiving objects: .*, ([0-9.]+) (bytes|KiB|MiB|GiB)\b")
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 TREE_LINE = re.compile(r"(?P<mode>[0-7]{6}) [a-z]+ (?P<id>[0-9a-f]{40})\t(?P<path>.+)")
 OF_GIT = re.compile(r'(?:^|[/"])\.git(?:$|[/"])', re.IGNORECASE)
+AROUND = {"", ".", ".."}  # what a path within a tree has no use for
 COMMIT = re.compile(r"[0-9a-f]{40}")
 GITLINK, FILES = "160000", ("100644", "100755")
 
@@ -196,7 +197,7 @@ class Repositories:
         modules = ""
         for line in self._git.local(self._shelf.path(item), "ls-tree", "-r", item.commit).splitlines():
             found = TREE_LINE.fullmatch(line)
-            if found is None or OF_GIT.search(found["path"]):
+            if found is None or OF_GIT.search(found["path"]) or AROUND & set(found["path"].split("/")):
                 raise _dishonest(item, f"it holds {line.partition(chr(9))[2]!r}")
             if found["mode"] == GITLINK:
                 links[found["path"]] = found["id"]

@@ -175,16 +175,17 @@ class Index:
         try:
             # unearth's own client is no Fetcher to the letter of the type either
             links = tuple(collect_links_from_location(cast("Fetcher", self.web), place, expand=expand))
+            schemes = {link.parsed.scheme for link in links}  # of a malformed address, an error
         except PlaceError as error:
             return _Answer() if error.missing else _Answer(trouble=f"{redact(place.url)}: {error.reason}")
         except OSError as error:
             return _Answer(trouble=f"{redact(place.url)}: {error.strerror}")
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
             return _Answer(trouble=f"{redact(place.url)}: it answered with a page that cannot be read")
         allowed = {"https": {"https"}, "http": {"http", "https"}}.get(place.parsed.scheme, {"file", "http", "https"})
         kept = tuple(link for link in links if link.parsed.scheme in allowed)
         if len(kept) < len(links):
-            others = sorted({link.parsed.scheme for link in links} - allowed)
+            others = sorted(schemes - allowed)
             return _Answer(links=kept, trouble=f"{redact(place.url)}: it lists files by {', '.join(others)}, refused")
         return _Answer(links=kept)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
+
+from mmstack.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0)
 CHUNK = 1 << 18
+LONGEST_NAME = 255  # that a file can have
+CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 
 class PlaceError(Exception):
@@ -30,7 +35,7 @@ class PlaceError(Exception):
     """
 
     def __init__(self, reason: str, *, passing: bool = False, missing: bool = False, stale: bool = False) -> None:
-        self.reason = re.sub(r"//[^/\s]*@", "//***@", reason)
+        self.reason = CREDENTIALS.sub("//***@", reason)
         super().__init__(self.reason)
         self.passing = passing
         self.missing = missing
@@ -54,6 +59,21 @@ class Offer:
         return tuple(redact(url) for url in self.urls)
 
 
+def expanded(text: str, option: str) -> Path:
+    """Return the path that a user means.
+
+    Raises:
+        UsageError: it is the home of nobody, or no path at all.
+    """
+    try:
+        if "\0" not in text:
+            return Path(text).expanduser()
+        reason = "it holds a NUL"
+    except RuntimeError as error:
+        reason = str(error)
+    raise UsageError(f"{option}: {text!r} is no path", why=reason, fix="write the whole path")
+
+
 def redact(url: str) -> str:
     """Return an address fit to be shown: no user, no password, no query."""
     try:
@@ -61,11 +81,16 @@ def redact(url: str) -> str:
         _ = parts.port
     except ValueError:
         return "a malformed address"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    if ":" in parts.netloc and "@" not in parts.netloc and "@" in url:
+        return "a malformed address"  # most likely a password with a slash in it
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return "a malformed address" if CREDENTIALS.search(shown) else shown
 
 
 def wheel_rank(filename: str, requirement: LockedRequirement, ranks: Mapping[str, int]) -> tuple[int, int] | None:
     """Return how well a wheel of that name serves, lowest best; None if it does not at all."""
+    if len(filename) > LONGEST_NAME:  # its tags multiply
+        return None
     try:
         name, version, build, tags = parse_wheel_filename(filename)
     except (InvalidWheelFilename, InvalidVersion):

@@ -15,9 +15,10 @@ from unearth import PackageFinder
 
 from mmstack import tables
 from mmstack.errors import CatalogError
+from mmstack.sources.places import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 DEFAULT_TIMEOUT = 30.0
 SYSTEM_FOLDER = Path("/etc")
@@ -74,7 +75,7 @@ class IndexSettings:
     index_urls: tuple[str, ...] = field(repr=False)
     find_links: tuple[str, ...] = field(repr=False)
     ca_bundle: Path | None
-    trusted_hosts: tuple[str, ...]
+    trusted_hosts: tuple[str, ...] = field(repr=False)
     proxy: str = field(repr=False)
     timeout: float
     origins: tuple[str, ...]
@@ -146,7 +147,7 @@ def _unique(values: Iterable[str]) -> tuple[str, ...]:
 def _address(word: _Said, value: str) -> str:
     """Return a URL as it stands, and a path as the URL of an absolute one."""
     if "://" not in value:
-        path = Path(value.removeprefix("file:")).expanduser()
+        path = _expanded(word, value.removeprefix("file:"))
         return Path(os.path.abspath(word.base / path)).as_uri()  # noqa: PTH100 - links in the path are to stay
     try:
         parts = urlsplit(value)
@@ -163,9 +164,27 @@ def _address(word: _Said, value: str) -> str:
     return value.rstrip("/")
 
 
+def _expanded(word: _Said, text: str) -> Path:
+    try:
+        if "\0" not in text:
+            return Path(text).expanduser()
+        reason = "it holds a NUL"
+    except RuntimeError as error:
+        reason = str(error)
+    raise CatalogError(f"{word.origin} names a path that is none", why=reason, fix="write the whole path")
+
+
+def _is_there(path: Path, test: Callable[[Path], bool] = Path.is_file) -> bool:
+    """Return whether there is such a file; there is none by an impossible name."""
+    try:
+        return test(path)
+    except OSError:
+        return False
+
+
 def _bundle(word: _Said) -> Path:
-    path = word.base / Path(word.values[0]).expanduser()
-    if not path.exists():
+    path = word.base / _expanded(word, word.values[0])
+    if not _is_there(path, Path.exists):
         raise CatalogError(
             f"the certificates that {word.origin} names are missing", why=f"no file {path}", fix="correct the path"
         )
@@ -180,7 +199,7 @@ def _seconds(word: _Said) -> float:
     if not 0 < seconds < float("inf"):
         raise CatalogError(
             f"{word.origin} sets a timeout that is no number of seconds",
-            why=f"it is {word.values[0]!r}",
+            why=f"it is {redact(word.values[0])!r}",
             fix="set a positive number",
         )
     return seconds
@@ -244,9 +263,9 @@ def _uv_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:
     if environ.get("UV_NO_CONFIG", "").lower() in TRUE:
         return []
     system = [folder / "uv" / "uv.toml" for folder in (*_config_folders(environ), SYSTEM_FOLDER)]
-    project = cwd / "uv.toml" if (cwd / "uv.toml").is_file() else cwd / "pyproject.toml"
-    files = [project, _config_home(environ) / "uv" / "uv.toml", *[file for file in system if file.is_file()][:1]]
-    return [file for file in files if file.is_file()]
+    project = cwd / "uv.toml" if _is_there(cwd / "uv.toml") else cwd / "pyproject.toml"
+    files = [project, _config_home(environ) / "uv" / "uv.toml", *[file for file in system if _is_there(file)][:1]]
+    return [file for file in files if _is_there(file)]
 
 
 def _uv_file(file: Path, environ: Mapping[str, str]) -> Iterator[_Said]:
@@ -310,7 +329,7 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
         SYSTEM_FOLDER / "pip.conf",
         *(folder / "pip" / "pip.conf" for folder in _config_folders(environ)),
     ]
-    return [file for file in files if file.is_file()]
+    return [file for file in files if _is_there(file)]
 
 
 def _pip_file(file: Path, cwd: Path) -> Iterator[_Said]:

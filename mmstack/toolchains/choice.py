@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack.errors import ConstraintError, HostError, UsageError, did_you_mean
 from mmstack.keys import key
 from mmstack.model import Toolkit
-from mmstack.sources.places import redact
+from mmstack.sources.places import expanded, redact
 from mmstack.toolchains import redist, system
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def choose(
             fix="leave one of them out",
         )
     if kind == "system":
-        return (system.inspect(Path(place).expanduser()) if place else _found(release, environ)), ()
+        return (system.inspect(expanded(place, "--toolkit")) if place else _found(release, environ)), ()
     if kind == "wheels" or index_only:
         return _wheels(release, requirements), ()
     if kind == "redist":

@@ -13,7 +13,6 @@ import platform
 import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,11 +20,12 @@ from mmstack.errors import ArchiveError, CatalogError, HostError, PinError, Usag
 from mmstack.model import FilePin
 from mmstack.run import interrupted, is_stopping
 from mmstack.sources.archive import settle, unpack
-from mmstack.sources.places import Offer, redact
+from mmstack.sources.places import Offer, expanded, redact
 from mmstack.store import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from mmstack.model import Toolkit
 
@@ -57,7 +57,7 @@ def address(place: str) -> str:
         return parts._replace(path=f"{parts.path.rstrip('/')}/", fragment="").geturl()
     if "://" in place:
         raise _no_address(place)
-    return f"{Path(place).expanduser().absolute().as_uri()}/"
+    return f"{expanded(place, '--toolkit').absolute().as_uri()}/"
 
 
 def manifest_offer(toolkit: Toolkit) -> Offer:

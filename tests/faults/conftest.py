@@ -11,12 +11,12 @@ import pytest
 from tests.faults.tally import FOLDER, Tally
 from tests.integration.conftest import built, fresh, golden
 from tests.integration.test_faults import namespace
-from tests.unit.conftest import _no_watchdog_left, make_index, server, sleeps
+from tests.unit.conftest import make_index, server, sleeps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["_no_watchdog_left", "built", "fresh", "golden", "make_index", "namespace", "server", "sleeps", "tally"]
+__all__ = ["built", "fresh", "golden", "make_index", "namespace", "server", "sleeps", "tally"]
 
 
 @pytest.fixture
