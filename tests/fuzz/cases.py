@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Test = Callable[..., None]
 
-FEW = 25
+FEW = 15
 CASES = int(os.environ.get("MMSTACK_FUZZ_CASES", "0"))  # of a parser; `nox -s fuzz` sets it
 FILE = os.environ.get("MMSTACK_FUZZ_COUNTS", "")
 SECONDS = 20.0  # of CPU time, which a busy machine does not take away
