@@ -62,13 +62,12 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
         stack = manifest["stack"]["name"]
         held = any(layer["source"]["kind"] == "installed" for layer in manifest["layers"])
+        pinned(manifest)
         wheels = [(item["layer"], item["filename"], item["sha256"]) for item in manifest["artifacts"]]
         known = {layer["name"]: layer["key"] for layer in manifest["layers"]}
         strays = [name for name, _filename, _sha256 in wheels if name not in known]
     except (KeyError, TypeError, AttributeError) as error:
-        raise CatalogError(
-            "the manifest is not one that this version of mmstack writes", why=repr(error), fix="build the stack again"
-        ) from error
+        raise _no_manifest(error) from error
     if strays or not wheels:
         raise UsageError(
             "the manifest names no wheel" if not wheels else f"the manifest has no layer '{strays[0]}'",
@@ -90,14 +89,17 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
     Raises:
         PinError: this checkout has other recipes, patches or locks.
         HostError: this machine has another compiler, toolkit or Python.
+        CatalogError: the manifest lacks what it is held against.
     """
-    checkout = list(_other_inputs(plan, manifest))
-    machine = list(_other_tools(plan, manifest))
-    keys = {layer["name"]: layer["key"] for layer in manifest["layers"]}
+    try:
+        checkout, machine = list(_other_inputs(plan, manifest)), list(_other_tools(plan, manifest))
+        keys = {layer["name"]: layer["key"] for layer in manifest["layers"]}
+        commit = manifest["builder"].get("commit", "")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_manifest(error) from error
     if all(keys.get(layer.name) == layer.key for layer in plan.layers) and len(keys) == len(plan.layers):
         return
     if checkout or not machine:
-        commit = manifest["builder"].get("commit", "")
         raise PinError(
             "this checkout does not make what the manifest names",
             why="\n".join([*checkout, *machine]) or "the keys differ",
@@ -107,6 +109,12 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
         "this machine does not make what the manifest names",
         why="\n".join(machine),
         fix="install what the manifest names, or build on a machine that has it",
+    )
+
+
+def _no_manifest(error: Exception) -> CatalogError:
+    return CatalogError(
+        "the manifest is not one that this version of mmstack writes", why=repr(error), fix="build the stack again"
     )
 
 

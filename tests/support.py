@@ -112,7 +112,7 @@ class Checkout:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
         return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 

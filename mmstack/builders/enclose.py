@@ -46,7 +46,7 @@ def enclose(wheel: Path, name: str, body: bytes, moment: int) -> None:
     Raises:
         GateError: it is no wheel.
     """
-    new = wheel.with_name(f".new-{wheel.name}")
+    new = wheel.with_name(f".{wheel.name}.new")  # what a killed run leaves must not pass for a second wheel
     date = time.gmtime(max(moment, EARLIEST))[:6]
     try:
         with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(new, "w") as made:

@@ -108,7 +108,7 @@ def test_builds_at_once(built: Checkout, tally: Tally, count: int) -> None:
 @pytest.mark.fault("a compiler that may have less memory than it needs (RLIMIT_AS)")
 @pytest.mark.parametrize(
     "limits",
-    [pytest.param((20,), id="smoke"), pytest.param((1, 5, 20, 40), id="full", marks=pytest.mark.slow)],
+    [pytest.param((20,), id="smoke"), pytest.param((1, 5, 10, 20), id="full", marks=pytest.mark.slow)],
 )
 def test_too_little_memory(built: Checkout, tally: Tally, limits: tuple[int, ...]) -> None:
     """The command is named, and with enough memory the build carries on."""
@@ -156,7 +156,8 @@ def kill_something(_checkout: Checkout, process: subprocess.Popen[str], tally: T
             with suppress(psutil.Error):
                 dice.choice(children).kill()
             out, _ = process.communicate(timeout=PATIENCE)
-            tally.check("Traceback" not in out and process.returncode in {0, 1}, out)
+            # 3 where a compiler was killed that was only asked whether it works
+            tally.check("Traceback" not in out and process.returncode in {0, 1, 3}, f"{process.returncode}: {out}")
             return "a child killed"
     if whom == "its group":
         os.killpg(process.pid, signal.SIGKILL)

@@ -300,6 +300,21 @@ def test_a_bill_is_put_in_once(tmp_path: Path) -> None:
     assert wheel.read_bytes() == once
 
 
+def test_what_a_killed_run_leaves_is_no_second_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel without its bill is still there alone, and the next run goes on from it."""
+    wheel = a_wheel(tmp_path)
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda _path, **_words: None)
+        killed.setattr(Path, "replace", lambda _path, _target: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            enclose(wheel, bill.PLACE, b"{}\n", MOMENT)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.glob("*.whl")) == [wheel]
+    enclose(wheel, bill.PLACE, b"{}\n", MOMENT)
+    assert list(tmp_path.iterdir()) == [wheel]
+    assert "ext-2.0.dist-info/sboms/mmstack.cdx.json" in record_of(wheel)
+
+
 def test_the_bytes_are_these(mini: Miniature) -> None:
     """What is written changes with the engine's number, or not at all."""
     plan = mini.plan(Request(sources={"ext": "git"}), host=replace(HOST, compiler=COMPILER), linker=COMPILER.linker)

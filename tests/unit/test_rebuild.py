@@ -179,6 +179,9 @@ def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
     for broken in ({**manifest, "options": {"rm": "-rf"}}, {**manifest, "layers": 1}, {}):
         with pytest.raises(CatalogError, match="is not one that this version"):
             rebuild.options(broken, Options())
+    for broken in ({**manifest, "compiler": 1}, {**manifest, "builder": 1}, {**manifest, "layers": [{"name": "ext"}]}):
+        with pytest.raises(CatalogError, match="is not one that this version"):
+            rebuild.check(mini.plan(), broken)
 
 
 def test_it_is_built_apart(tmp_path: Path) -> None:
