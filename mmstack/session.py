@@ -202,11 +202,12 @@ class Session:
 
         path = Path(file) / MANIFEST_NAME if Path(file).is_dir() else Path(file)
         manifest = read_manifest_file(path)
+        asked = rebuild.options(manifest, options)
         paths = rebuild.apart(self.paths, manifest)
         other = replace(self, paths=paths)
         shop = other.engine.workshop
         shop.pinned = rebuild.pinned(manifest)
-        plan = other._plan(rebuild.options(manifest, options))  # noqa: SLF001 - it is one of us
+        plan = other._plan(asked)  # noqa: SLF001 - it is one of us
         rebuild.check(plan, manifest)
         other.engine.build(plan, stop_after="gate")
         made = {layer.name: shop.artifact(layer) for layer in plan.made}

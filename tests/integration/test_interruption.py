@@ -26,29 +26,12 @@ STEPS = [
     *(f"verify {layer}" for layer in RELEASES),
 ]
 TITLES = {"fetch": "fetch requirements", "install": "install dist/mini/env"}
-A_LITTLE = 0.15
 UNDONE = ("*.new", ".new-*", "*.tmp", "*.old", "wheelhouse*", ".tree*")
 
 
 def test_every_step_is_known(golden: Checkout) -> None:
     """The steps that are killed below are all there are."""
     assert sorted(golden.plan()) == sorted(STEPS)
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_the_next_run_ends_well(built: Checkout, step: str) -> None:
-    """`kill -9` as a step begins, and once more a little later: then the same wheels, and no rubbish."""
-    wanted = built.wheels()
-    forget(built, step)
-    assert kill(built, step, 0.0)
-    kill(built, step, A_LITTLE)
-    done = built.build()
-    assert done.code == 0, done.text
-    assert "is built and verified" in done.out
-    assert built.wheels() == wanted
-    assert all(built.plan().values())
-    assert rubbish(built) == []
-    assert orphans(built) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -128,16 +111,6 @@ def test_two_builds_at_once_share_the_work(fresh: Checkout) -> None:
         assert sum("passed, 0 failed" in line for text in said for line in text.splitlines() if f"✓ {layer}: " in line)
     assert sum("✓ install dist/mini/env" in text and "4 wheels" in text for text in said) == 1
     assert rubbish(fresh) == []
-
-
-def kill(checkout: Checkout, step: str, delay: float) -> bool:
-    """Kill a build with `kill -9` some seconds after a step began; return whether it began."""
-    process = checkout.start("build-stack", "--stack", "mini")
-    began = read_until(process, f"> {TITLES.get(step, step)}\n")
-    time.sleep(delay)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    return began
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> bool:

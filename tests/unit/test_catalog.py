@@ -182,7 +182,7 @@ MISTAKES = {
     "no patch range": (SERIES, '"==2.0"', '"2.0"', "key 'patch[0].versions' must be a version range"),
     "no when range": (SERIES, 'base = ">=2"', 'base = "2"', "key 'patch[2].when.base' must be a version range"),
     "unknown patch key": (SERIES, "retire_when", "retirewhen", "unknown key 'patch[0].retirewhen'|did you mean"),
-    "no lock": (LOCK_FILE, "version = 1", "version = 2", "key 'version' must be one that this mmstack knows"),
+    "no lock": (LOCK_FILE, "version = 2", "version = 1", "key 'version' must be one that this mmstack knows"),
     "no pin": (LOCK_FILE, "runtime==1.5", "runtime>=1.5", "'runtime>=1.5' is no pinned requirement"),
     "no pinned version": (LOCK_FILE, '"runtime==1.5"', '"runtime==x"', "no valid version or marker"),
     "no marker": (LOCK_FILE, "python_version <", "python_versoin <", "no valid version or marker"),

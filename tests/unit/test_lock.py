@@ -419,18 +419,17 @@ def test_other_files_of_the_same_version_are_a_change(tmp_path: Path) -> None:
     assert change.before != change.after
 
 
-@pytest.fixture
-def session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Session:  # noqa: ARG001 - the console writes to it
-    """Return a run of a task in a miniature checkout."""
-    Miniature(root=tmp_path).write()
-    paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
-    return Session(paths, Console(json=True))
+def a_session(root: Path) -> Session:
+    """Return a run of a task in a miniature checkout; it writes to the streams of this moment."""
+    Miniature(root=root).write()
+    return Session(Paths(root=root, state=root / "state", dist=root / "dist"), Console(json=True))
 
 
 def test_what_changed_is_shown_and_written(
-    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """As a table, and as one document."""
+    session = a_session(tmp_path)
     file = tmp_path / "stacks" / "mini.lock"
     held = read_lock(file)
     newer = replace(held, sets={**held.sets, "build-top": (pinned("backend==83"),)})
@@ -459,9 +458,10 @@ def test_what_changed_is_shown_and_written(
 
 
 def test_a_lock_that_cannot_be_read_is_made_anew_and_else_an_error(
-    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """One of an earlier format, for example; what was in it cannot be kept."""
+    session = a_session(tmp_path)
     file = tmp_path / "stacks" / "mini.lock"
     right = read_lock(file)
     file.write_text("version = 1\n", encoding="utf-8")
@@ -474,8 +474,9 @@ def test_a_lock_that_cannot_be_read_is_made_anew_and_else_an_error(
     assert read_lock(file) == right
 
 
-def test_options_of_lock_that_do_not_go_together_are_refused(session: Session) -> None:
+def test_options_of_lock_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     """And layers that no stack has."""
+    session = a_session(tmp_path)
     with pytest.raises(UsageError, match="`--keep` keeps all versions"):
         session.lock("", with_trees=False, keep=True, upgrade="top")
     with pytest.raises(UsageError, match="--check writes nothing"):
