@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHARED = ("downloads", "repositories", "distro", "uv-cache", "toolkits", "locks")
 FOLDER = "rebuild"
 OF_THE_CHECKOUT = ("version", "recipe", "flags", "environment")
-SHOWN = 12
+SHOWN = 60
 LONGEST = 100
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
@@ -223,12 +223,18 @@ def demand_same(compared: Sequence[Mapping[str, Any]], state: Path) -> None:
     if not different:
         shutil.rmtree(state)
         return
-    lines = [f"{item['filename']}: {line}" for item in different for line in item["differences"][:SHOWN]]
+    lines = [f"{item['filename']}: {line}" for item in different for line in _first(item["differences"])]
     raise RebuildError(
         f"{len(different)} of {len(compared)} wheels came out differently",
         why="\n".join(lines),
         fix=f"the new wheels are below {state / 'artifacts'}; remove {state} to build them once more",
     )
+
+
+def _first(differences: Sequence[str]) -> Iterator[str]:
+    yield from differences[:SHOWN]
+    if more := len(differences[SHOWN:]):
+        yield f"and {more} more differences"
 
 
 def wheel_differences(first: Path, second: Path) -> tuple[str, ...]:
