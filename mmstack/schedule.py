@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmstack.model import Step
 
 WORKERS = 8
+SECONDS_TO_A_SIGNAL = 1.0
 
 
 def run_steps(
@@ -65,7 +66,10 @@ def run_steps(
 
 
 def _collect(graph: TopologicalSorter[str], running: dict[Future[None], Step]) -> None:
-    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+    finished: set[Future[None]] = set()
+    while not finished:
+        # a signal that another thread took, as when all were suspended, does not end a wait without a limit
+        finished, _ = wait(running, timeout=SECONDS_TO_A_SIGNAL, return_when=FIRST_COMPLETED)
     failures = [error for future in finished if (error := future.exception()) is not None]
     for error in sorted(failures, key=lambda error: isinstance(error, InterruptedRunError)):
         raise error

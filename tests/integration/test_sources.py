@@ -151,10 +151,10 @@ def test_a_lock_has_the_digests_of_trees_and_holds_sources_against_them(
     paths = Paths(root=upstream.root, state=upstream.state, dist=upstream.dist.parent)
     session = Session(paths, Console(json=False))
     session.engine.workshop.mirror = read_mirror(mirror)
-    session.lock("mini", keep=False, with_trees=True)
+    session.lock("mini", with_trees=True)
     found = read_lock(upstream.root / "stacks" / "mini.lock").trees
     assert {name: set(parts) for name, parts in found.items()} == {"base git 1.0": {"tree", "minibase"}}
-    session.lock("mini", keep=False, with_trees=False)
+    Session(paths, Console(json=False)).lock("mini", with_trees=False)
     assert read_lock(upstream.root / "stacks" / "mini.lock").trees == found
     right = found["base git 1.0"]
     relock(upstream, trees={"base git 1.0": {**right, "minibase": "0" * 64}})
