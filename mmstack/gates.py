@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from mmstack.model import Architecture, FilePin, GateRules, GpuCode, Interpreter
 
+CACHED_CODE = re.compile(r"\.pyc(\.\d+)?$")
 MODULE_NAME = re.compile(r"\.so(\.\d+)*$")
 PURE_TAGS = frozenset({"py3-none-any", "py2-none-any"})
 TOOLKIT_LIBRARY = re.compile(r"lib(cu(?!da\.so)|nv(?!idia-))")  # not the driver's, which is every GPU machine's own
@@ -560,7 +561,8 @@ def snapshot(*folders: Path) -> Snapshot:
     for folder in folders:
         for parent, _folders, names in os.walk(folder):
             for name in names:
-                if not (name.endswith(".pyc") and parent.endswith("__pycache__")):
+                # one that is being written, or that a killed Python left, has a number behind it
+                if not (parent.endswith("__pycache__") and CACHED_CODE.search(name)):
                     status = Path(parent, name).lstat()
                     found[Path(parent, name)] = (status.st_size, status.st_mtime_ns)
     return Snapshot(files=found)

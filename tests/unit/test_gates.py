@@ -545,11 +545,13 @@ def test_a_file_without_dynamic_symbols_is_no_module(tmp_path: Path) -> None:
 
 
 def test_a_build_that_touches_nothing_is_unchanged(tmp_path: Path) -> None:
-    """Reading and Python's own caches are no changes."""
-    (tmp_path / "site").mkdir()
+    """Reading and Python's own caches are no changes, nor what a Python left that was killed while it wrote one."""
+    (tmp_path / "site" / "__pycache__").mkdir(parents=True)
     (tmp_path / "site" / "a.py").write_text("a")
+    left = tmp_path / "site" / "__pycache__" / "a.cpython-311.pyc.139833931460144"
+    left.write_bytes(b"")
     before = snapshot(tmp_path / "site", tmp_path / "home-that-is-not-there")
-    (tmp_path / "site" / "__pycache__").mkdir()
+    left.unlink()
     (tmp_path / "site" / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"x")
     check_unchanged(before, snapshot(tmp_path / "site", tmp_path / "home-that-is-not-there"))
 
