@@ -29,21 +29,21 @@ PATIENCE = 600  # seconds; also where a machine does much else
 LONGEST = 3.0  # seconds after a build's first step
 
 
-def sizes(smoke: int, full: int, chains: int) -> pytest.MarkDecorator:
-    """Run a test in small with the fast tests, and in full, in several chains, with the session `faults`."""
-    slow = [pytest.param(full, seed, id=f"full{seed}", marks=pytest.mark.slow) for seed in range(1, chains + 1)]
-    return pytest.mark.parametrize(("count", "seed"), [pytest.param(smoke, 0, id="smoke"), *slow])
+def chains(count: int, number: int) -> pytest.MarkDecorator:
+    """Run a test so often, with the session `faults` alone: what is left to chance must hold up no other work."""
+    slow = [pytest.param(count, seed, id=f"chain{seed}", marks=pytest.mark.slow) for seed in range(1, number + 1)]
+    return pytest.mark.parametrize(("count", "seed"), slow)
 
 
 @pytest.mark.fault("`kill -9` of a build, or of a child of it, at a random moment")
-@sizes(2, 25, 8)
+@chains(25, 8)
 def test_killed_at_random_moments(built: Checkout, tally: Tally, count: int, seed: int) -> None:
     """The run itself, all of its process group, or any one process that it started."""
     chain(built, tally, count, random.Random(seed), kill_something)  # noqa: S311 - a test's dice
 
 
 @pytest.mark.fault("SIGINT, SIGTERM or SIGHUP at a random moment")
-@sizes(2, 10, 3)
+@chains(10, 3)
 def test_signalled_at_random_moments(built: Checkout, tally: Tally, count: int, seed: int) -> None:
     """Each ends in 130, or in 0 if it came too late, without a traceback and with no process left."""
     chain(built, tally, count, random.Random(seed), ask_to_stop)  # noqa: S311 - as above
@@ -71,7 +71,7 @@ def test_killed_at_every_step(built: Checkout, tally: Tally, steps: tuple[str, .
 
 
 @pytest.mark.fault("suspended (SIGSTOP) and continued (SIGCONT), with all that it started")
-@pytest.mark.parametrize("count", [pytest.param(2, id="smoke"), pytest.param(20, id="full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [pytest.param(20, id="full", marks=pytest.mark.slow)])
 def test_suspended(built: Checkout, tally: Tally, count: int) -> None:
     """A build takes longer for that, and nothing else."""
     dice, wanted = random.Random(count), built.wheels()  # noqa: S311 - as above
