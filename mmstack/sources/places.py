@@ -66,12 +66,23 @@ def expanded(text: str, option: str) -> Path:
         UsageError: it is the home of nobody, or no path at all.
     """
     try:
-        if "\0" not in text:
-            return Path(text).expanduser()
-        reason = "it holds a NUL"
+        return user_path(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {text!r} is no path", why=str(error), fix="write the whole path") from error
+
+
+def user_path(text: str) -> Path:
+    """Return a path, its `~` being somebody's home.
+
+    Raises:
+        ValueError: it is the home of nobody, or no path at all.
+    """
+    if "\0" in text:
+        raise ValueError("it holds a NUL")
+    try:
+        return Path(text).expanduser()
     except RuntimeError as error:
-        reason = str(error)
-    raise UsageError(f"{option}: {text!r} is no path", why=reason, fix="write the whole path")
+        raise ValueError(str(error)) from error
 
 
 def redact(url: str) -> str:

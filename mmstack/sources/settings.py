@@ -15,7 +15,7 @@ from unearth import PackageFinder
 
 from mmstack import tables
 from mmstack.errors import CatalogError
-from mmstack.sources.places import redact
+from mmstack.sources.places import redact, user_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,12 +166,10 @@ def _address(word: _Said, value: str) -> str:
 
 def _expanded(word: _Said, text: str) -> Path:
     try:
-        if "\0" not in text:
-            return Path(text).expanduser()
-        reason = "it holds a NUL"
-    except RuntimeError as error:
-        reason = str(error)
-    raise CatalogError(f"{word.origin} names a path that is none", why=reason, fix="write the whole path")
+        return user_path(text)
+    except ValueError as error:
+        fix = "write the whole path"
+        raise CatalogError(f"{word.origin} names a path that is none", why=str(error), fix=fix) from error
 
 
 def _is_there(path: Path, test: Callable[[Path], bool] = Path.is_file) -> bool:

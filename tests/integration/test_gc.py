@@ -7,7 +7,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING
 
-from tests.integration.test_interruption import slow_compiler, wait_for
+from tests.integration.test_interruption import compiling
 from tests.support import forget
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def test_a_build_that_runs_loses_nothing(built: Checkout, tmp_path: Path) -> Non
     wanted = built.wheels()
     forget(built, "build ext")
     shutil.rmtree(built.dist)
-    hint = slow_compiler(built, tmp_path)
-    process = built.start("build-stack", "--stack", "mini")
-    wait_for(hint)
+    process = compiling(built, tmp_path)
     done = built.invoke("gc", "--max-size", "0B", "--verbose")
     assert done.code == 0, done.text
     assert "a build that runs uses it" in done.out

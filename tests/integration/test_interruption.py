@@ -38,9 +38,7 @@ def test_every_step_is_known(golden: Checkout) -> None:
 def test_a_signal_ends_in_130_and_leaves_no_process(built: Checkout, tmp_path: Path, number: signal.Signals) -> None:
     """Asked to stop in the middle of a compilation, it stops everything, says how to go on, and can."""
     forget(built, "build ext")
-    hint = slow_compiler(built, tmp_path)
-    process = built.start("build-stack", "--stack", "mini")
-    wait_for(hint)
+    process = compiling(built, tmp_path)
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130, out
@@ -55,9 +53,7 @@ def test_a_signal_ends_in_130_and_leaves_no_process(built: Checkout, tmp_path: P
 def test_a_signal_ends_waiting_for_another_run(built: Checkout, tmp_path: Path) -> None:
     """A run that waits for another one can be stopped too."""
     forget(built, "build ext")
-    hint = slow_compiler(built, tmp_path)
-    first = built.start("build-stack", "--stack", "mini")
-    wait_for(hint)
+    first = compiling(built, tmp_path)
     second = built.start("build-stack", "--stack", "mini")
     read_until(second, "waiting: ")
     second.send_signal(signal.SIGINT)
@@ -70,9 +66,7 @@ def test_a_signal_ends_waiting_for_another_run(built: Checkout, tmp_path: Path) 
 def test_killed_in_a_compilation_no_compiler_lives_on(built: Checkout, tmp_path: Path) -> None:
     """After `kill -9`, nothing writes to a tree in which the next run builds."""
     forget(built, "build ext")
-    hint = slow_compiler(built, tmp_path)
-    process = built.start("build-stack", "--stack", "mini")
-    wait_for(hint)
+    process = compiling(built, tmp_path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     deadline = time.monotonic() + 5
@@ -139,11 +133,13 @@ def compiler(folder: Path, name: str, before: str) -> str:
     return str(program)
 
 
-def slow_compiler(checkout: Checkout, folder: Path) -> Path:
-    """Let a checkout compile for a minute and return a file that appears when it does."""
+def compiling(checkout: Checkout, folder: Path) -> subprocess.Popen[str]:
+    """Start a build and return it once it compiles, for a minute."""
     hint = folder / "compiling"
     checkout.env = {name: compiler(folder, program, f'touch "{hint}"; sleep 60') for name, program in COMPILERS.items()}
-    return hint
+    process = checkout.start("build-stack", "--stack", "mini")
+    wait_for(hint)
+    return process
 
 
 COMPILERS = {"CC": "gcc", "CXX": "g++"}

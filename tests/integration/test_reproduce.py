@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ def laid_out(way: Way, place: Path) -> Iterator[Path]:
     """Yield a copy of this checkout, and beside it a state that holds downloads alone."""
     folder = place / way.folder
     if way.shuffled:
-        with shuffling(folder), laid_out(Way(folder=way.folder), place) as root:
+        with shuffling(folder), laid_out(replace(way, shuffled=False), place) as root:
             yield root
         return
     root = lay_out(folder)

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from tests.integration.test_interruption import COMPILERS, compiler, slow_compiler, wait_for
+from tests.integration.test_interruption import COMPILERS, compiler, compiling
 from tests.support import forget
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def test_builds_of_different_keys_run_beside_each_other(built: Checkout, tmp_pat
 def test_a_build_of_another_key_does_not_wait_for_one_that_hangs(built: Checkout, tmp_path: Path) -> None:
     """Nor does a suspended run hold up more than its own key."""
     forget(built, "build ext")
-    hint = slow_compiler(built, tmp_path)
-    hanging = built.start("build-stack", "--stack", "mini")
-    wait_for(hint)
+    hanging = compiling(built, tmp_path)
     os.killpg(hanging.pid, signal.SIGSTOP)
     built.env = {}
     done = built.build("--flag", "ext.SPEED=O2", "--stop-after", "gate")
@@ -68,9 +66,7 @@ def test_what_a_stopped_build_left_half_written_is_not_used(built: Checkout, tmp
     """A copy that was cut short is newer than its source, and bytecode is valid by its first bytes."""
     wanted = built.wheels()
     forget(built, "build ext")
-    hint = slow_compiler(built, tmp_path)
-    process = built.start("build-stack", "--stack", "mini")
-    wait_for(hint)
+    process = compiling(built, tmp_path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     (work,) = built.state.glob("work/ext-*")
