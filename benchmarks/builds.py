@@ -42,8 +42,9 @@ STACKS: Mapping[str, tuple[str, ...]] = {
 }
 LIMITS = {"cpu": 1 / 9, "cuda": 1 / 5}
 CHANGED = {"cpu": "pytorch/cpu/nms.cpp", "cuda": "pytorch/cuda/nms_cuda.cu"}
-CASES = (*STACKS, "starts", "run-time")
+CASES = (*STACKS, "overhead", "starts", "run-time")
 STARTS = 7
+TURNS = 3
 POLL = 0.2
 # what each source includes
 HEADERS = {
@@ -264,7 +265,7 @@ class Checkout:
             archive.extractall(BENCH / "own", filter="data")
         (own,) = (BENCH / "own").iterdir()
         words = ("build-stack", *options, "--source", f"mmcv=path:{own}", "--offline", "--stop-after", "build")
-        self.invoke(*words)
+        self.invoke(*words[:-1], "gate")
         with (own / "mmcv" / "ops" / "csrc" / source).open("a", encoding="utf-8") as stream:
             stream.write("\nint changed() { return 1; }\n")
         cost = self.invoke(*words)
@@ -286,6 +287,22 @@ def _with_wheel(cost: Cost, folder: Path) -> Cost:
     return replace(cost, wheel=next(folder.glob("*.whl")).stat().st_size)
 
 
+def overhead(checkout: Checkout) -> list[Row]:
+    """Return the rows of compiling mmcv's CPU ops by ninja alone and by the step `build`, in turn, the median of each."""
+    options = STACKS["cpu"]
+    checkout.ours(options)  # so that no other layer is built meanwhile
+    alone, steps = [], []
+    for _ in range(TURNS):
+        alone.append(checkout.configured(options).ninja())
+        steps.append(checkout.invoke("build-stack", *options, "--offline", "--stop-after", "build"))
+    ninja, step = one_of(alone), one_of(steps)
+    share = step.cpu / ninja.cpu
+    return [
+        Row(case="mmcv, cpu: ninja alone", cost=ninja),
+        Row(case="mmcv, cpu: step `build`", cost=step, share=share, of="ninja alone", limit=OVERHEAD),
+    ]
+
+
 def compare(checkout: Checkout, name: str) -> list[Row]:
     """Return both ways' rows for a kind of stack; of what is compiled for many architectures no more than that."""
     options, title = STACKS[name], f"mmcv, {name}"
@@ -294,11 +311,8 @@ def compare(checkout: Checkout, name: str) -> list[Row]:
         more += _cached(checkout, options, title)
     project = checkout.configured(options)
     upstream, ours = project.upstream(BENCH / f"upstream-{name}", lambda: checkout.ours(options))
-    alone, floor = next(((row.cost.cpu, row.floor) for row in more), (None, None))
-    first = Row(case=f"{title}: ours", cost=ours, limit=LIMITS.get(name), floor=floor)
-    if alone:
-        more += [Row(case=f"{title}: ours", cost=ours, share=ours.cpu / alone, of="ninja alone", limit=OVERHEAD)]
-    rows = (row if row.share else replace(row, share=row.cost.cpu / upstream.cpu) for row in (first, *more))
+    first = Row(case=f"{title}: ours", cost=ours, limit=LIMITS.get(name), floor=more[0].floor if more else None)
+    rows = (replace(row, share=row.cost.cpu / upstream.cpu) for row in (first, *more))
     return [Row(case=f"{title}: upstream's way", cost=upstream), *rows]
 
 
@@ -309,11 +323,6 @@ def _ours_alone(checkout: Checkout, name: str, title: str) -> list[Row]:
     alone = project.ninja()
     floor = round(alone.cpu - project.headers(), 2)
     rows = [Row(case=f"{title}: ninja alone", cost=alone, floor=floor)]
-    if name == "cpu":
-        checkout.configured(options)
-        step = checkout.invoke("build-stack", *options, "--offline", "--stop-after", "build")
-        over = step.cpu / alone.cpu
-        rows += [Row(case=f"{title}: step `build`", cost=step, share=over, of="ninja alone", limit=OVERHEAD)]
     change, what = checkout.changed(options, CHANGED[name])
     return [*rows, Row(case=f"{title}: {CHANGED[name]} changed, {what}", cost=change)]
 
@@ -379,7 +388,7 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "# Benchmarks",
         "",
         "Made by `uv run nox -s bench`, both ways of a case in turn in one run: upstream's build is held still each",
-        "four minutes for one of ours, of which the mean is given; all else is done once. A `share` is one of CPU",
+        "four minutes for one of ours, of which the mean is given; all else is done once if not said otherwise. A `share` is one of CPU",
         "seconds. The `floor` of a build is what ninja alone took, less what its units take that hold nothing but",
         "their headers: compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]
@@ -446,7 +455,8 @@ def rows_of(checkout: Checkout, name: str) -> list[dict[str, Any]]:
     """Measure a case."""
     if name == "run-time":
         return run_time(checkout)
-    return [asdict(row) for row in (starts(checkout) if name == "starts" else compare(checkout, name))]
+    cases = {"overhead": overhead, "starts": starts}
+    return [asdict(row) for row in (cases[name](checkout) if name in cases else compare(checkout, name))]
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, str]) -> None:
