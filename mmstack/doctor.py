@@ -80,6 +80,7 @@ def examine(
     state: Path,
     reach: Callable[[], str] | None,
     git: Path | None,
+    cut_off: Callable[[], None],
     system: Family,
     sources: Mapping[str, Callable[[], str]] = MappingProxyType({}),
 ) -> tuple[Finding, ...]:
@@ -91,6 +92,7 @@ def examine(
         state: the state folder, as a user would name it.
         reach: asks the package index for something small and returns what answered, or raises NetworkError.
         git: the git program, if there is one.
+        cut_off: runs a command without a network, or raises HostError.
         system: whose package manager this machine has.
         sources: by layer, looks whether its source can be had here, or raises HostError.
     """
@@ -103,6 +105,7 @@ def examine(
         *([_index(reach)] if reach else []),
         *(_source(name, look) for name, look in sources.items()),
         _git(git, system),
+        _hermetic(cut_off),
         _gpu(host),
     )
 
@@ -208,6 +211,15 @@ def _git(git: Path | None, system: Family) -> Finding:
     return Finding(
         name="git", verdict="warning", found="not found; only git sources need it", fix=INSTALL["git"][system]
     )
+
+
+def _hermetic(cut_off: Callable[[], None]) -> Finding:
+    try:
+        cut_off()
+    except HostError as error:
+        found = f"{error.what}: {error.why}; only `--hermetic` needs it"
+        return Finding(name="hermetic", verdict="warning", found=found, fix=error.fix)
+    return Finding(name="hermetic", verdict="ok", found="commands can be cut off from the network")
 
 
 def _gpu(host: Host) -> Finding:

@@ -175,6 +175,7 @@ class Session:
                 if source.git or source.distro
             },
             git=Path(found) if (found := shutil.which("git")) else None,
+            cut_off=self.engine.workshop.cut_off_once,
             system=system,
         )
         if stack.cuda != "cpu":

@@ -35,7 +35,7 @@ from mmstack.resolve import INDEX_KINDS
 from mmstack.run import run, scrubbed, stop_all
 from mmstack.shapes import amount, inner_path, load_as
 from mmstack.sources.distro import Archive
-from mmstack.sources.download import Downloads
+from mmstack.sources.download import Downloads, out_of_reach
 from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import Mirror
 from mmstack.sources.provide import Sources
@@ -149,10 +149,7 @@ class Workshop:
             NetworkError: the run is offline.
         """
         if self.offline:
-            raise NetworkError(
-                "a file is needed that is not here, and `--offline` forbids to fetch it",
-                fix="run without `--offline`, or `invoke fetch` first",
-            )
+            raise out_of_reach(["a file of a package index"])
         from mmstack.sources.index import Index  # noqa: PLC0415 - loads an HTTP client, which most runs need not
         from mmstack.sources.settings import load_settings  # noqa: PLC0415 - the same
 
@@ -181,6 +178,14 @@ class Workshop:
                 why=f"other machines are to take part in it: {wanted}",
                 fix="leave one of both out",
             )
+        self.cut_off_once()
+
+    def cut_off_once(self) -> None:
+        """Run a command that does nothing without a network.
+
+        Raises:
+            HostError: this machine cannot.
+        """
         with hermetic.inside("first look"):
             run([sys.executable, "-I", "-S", "-c", ""], env=scrubbed(self.paths.state / "home"))
 
@@ -286,12 +291,15 @@ class Workshop:
         """Return where what is not here yet can be had: a project's files, and wheels that suit these tags."""
         wanted = [pin for pin in pins if not self.downloads.has(pin)]
         missing = [item for item in requirements if not self.downloads.find(item, tags)]
-        if (step := hermetic.step()) and (wanted or missing):
+        names = [*(pin.filename for pin in wanted), *(f"{item.name} {item.version}" for item in missing)]
+        if names and (step := hermetic.step()):
             raise HermeticError(
                 f"step '{step}' needs a file that is gone since it was fetched, and `--hermetic` cuts it off",
-                why=", ".join([*(pin.filename for pin in wanted), *(item.name for item in missing)]),
+                why=", ".join(names),
                 fix="run the same command again: it fetches first",
             )
+        if names and self.offline:
+            raise out_of_reach(names)
         offers = [self._offer(project, pin) for pin in wanted]
         if missing:
             with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
@@ -308,6 +316,8 @@ class Workshop:
         for pin in pins:
             if self.downloads.has(pin):
                 return pin
+        if self.offline:
+            raise out_of_reach([" or ".join(pin.filename for pin in pins)])
         self.offers |= self.index.locate(source.project, pins)
         for pin in pins:
             if pin in self.offers:

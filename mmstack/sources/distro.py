@@ -21,6 +21,7 @@ from mmstack.events import DownloadProgress, Notice
 from mmstack.keys import file_digest
 from mmstack.model import DistroPackage, FilePin
 from mmstack.run import run, scrubbed
+from mmstack.sources.download import out_of_reach
 from mmstack.store import Store, disk_errors
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Archive:
         if self.downloads.has(file):
             return
         fix = f"pin a version that is there, or {_snapshots(pin.codename)}"
-        with self._working() as folder:
+        with self._working([file.filename]) as folder:
             self._bring(
                 folder,
                 ["source", "--download-only", "--tar-only", "--only-source", f"{pin.package}={pin.version}"],
@@ -158,7 +159,7 @@ class Archive:
             InterruptedRunError: we are stopping.
         """
         self.check(pin)
-        with self._working() as folder:
+        with self._working(["the list of the distribution's packages"]) as folder:
             self._update()
             self._demand("show", dict.fromkeys([TOOLCHAIN, *pin.libraries], ""), "correct the libraries in the recipe")
             whole = self._needs([TOOLCHAIN, *pin.libraries], (), folder)
@@ -193,7 +194,7 @@ class Archive:
             return
         self._check_machine(packages)
         fix = f"`invoke lock` takes up what is there; or {_snapshots(pin.codename)}"
-        with self._working() as folder:
+        with self._working([file_pin(package).filename for package in wanted]) as folder:
             words = [f"{package.name}={package.version}" for package in wanted]
             self._bring(folder, ["download", *words], {package.name: package.version for package in wanted}, fix)
             for package in wanted:
@@ -212,13 +213,10 @@ class Archive:
         return self.root / "apt.conf"
 
     @contextmanager
-    def _working(self) -> Iterator[Path]:
-        """Hold apt's lists against other runs, with an empty folder beside the downloads for what it brings."""
+    def _working(self, names: Sequence[str]) -> Iterator[Path]:
+        """Hold apt's lists against other runs, with an empty folder beside the downloads for what it brings: these."""
         if self.offline:
-            raise NetworkError(
-                "a file of the distribution's archive is needed that is not here, and `--offline` forbids to fetch it",
-                fix="run without `--offline`, or `invoke fetch` first",
-            )
+            raise out_of_reach(names)
         folder = self.downloads.root / ".distro"
         with disk_errors(self.downloads.root), Store(self.root, self.listener).lock("distro"):
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed

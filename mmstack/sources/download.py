@@ -146,6 +146,16 @@ class Downloads:
             count -= 1
 
 
+def out_of_reach(names: Sequence[str]) -> NetworkError:
+    """Return the error of an offline run that needs what is not here."""
+    what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    return NetworkError(
+        f"{what} is needed, is not here, and `--offline` forbids to fetch it",
+        why=", ".join(names) if len(names) > 1 else "",
+        fix="run without `--offline`, or `invoke fetch` first",
+    )
+
+
 class _Crew:
     """What the threads of one `fetch` share."""
 

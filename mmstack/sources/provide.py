@@ -10,6 +10,7 @@ from mmstack.errors import NetworkError, PinError, UsageError
 from mmstack.lock import tree_name
 from mmstack.sources import trees
 from mmstack.sources.archive import tree_digest, unpack
+from mmstack.sources.download import out_of_reach
 from mmstack.sources.places import Offer, redact
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Sources:
             if part.urls:
                 self._fetch_file(part.file, part.urls)
             elif not self.downloads.has(part.file):
+                self._demand_network(part.file.filename)
                 offers = self.index().locate(part.project, [part.file])
                 if part.file not in offers:
                     raise NetworkError(
@@ -165,10 +167,7 @@ class Sources:
 
     def _demand_network(self, what: str) -> None:
         if self.offline:
-            raise NetworkError(
-                f"{what} is needed, is not here, and `--offline` forbids to fetch it",
-                fix="run without `--offline`, or `invoke fetch` first",
-            )
+            raise out_of_reach([what])
 
     def _with_ways_on(self, error: NetworkError, layer: Wanted) -> NetworkError:
         """Return an error that names, besides its own remedy, every other way to the release."""

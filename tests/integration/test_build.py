@@ -123,6 +123,7 @@ def test_offline_without_fetch_says_what_to_do(fresh: Checkout) -> None:
     """Nothing is fetched behind the user's back."""
     done = fresh.build("--offline")
     assert done.code == 3
+    assert "is needed, is not here" in done.err
     assert "`invoke fetch` first" in done.err
     assert "Traceback" not in done.text
 

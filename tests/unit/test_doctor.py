@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmstack.doctor import Finding, Needs, examine, family
-from mmstack.errors import NetworkError
+from mmstack.errors import HostError, NetworkError
 from mmstack.model import Compiler, Gpu, Host, Interpreter
 
 GIB = 1 << 30
@@ -39,6 +39,7 @@ def found(
     git: Path | None = Path("/bin/git"),
     os_release: dict[str, str] | None = None,
     network: NetworkError | None = None,
+    bound: HostError | None = None,
 ) -> Finding:
     """Return what doctor finds of one thing."""
 
@@ -47,11 +48,21 @@ def found(
             raise network
         return "the configured index answers"
 
+    def cut_off() -> None:
+        if bound is not None:
+            raise bound
+
     findings = examine(
-        host, needs, state=Path(".mmstack"), reach=reach, git=git, system=family(host.system, os_release or DEBIAN)
+        host,
+        needs,
+        state=Path(".mmstack"),
+        reach=reach,
+        git=git,
+        cut_off=cut_off,
+        system=family(host.system, os_release or DEBIAN),
     )
     assert [finding.name for finding in findings] == [
-        "python", "uv", "compiler", "disk", "memory", "index", "git", "gpu"
+        "python", "uv", "compiler", "disk", "memory", "index", "git", "hermetic", "gpu"
     ]  # fmt: skip
     return next(finding for finding in findings if finding.name == name)
 
@@ -66,6 +77,7 @@ def found(
         ("memory", "16.0 GiB, 2.0 GiB per compile job: room for 8 at once on 8 cores"),
         ("index", "the configured index answers"),
         ("git", "/bin/git"),
+        ("hermetic", "commands can be cut off from the network"),
         ("gpu", "NVIDIA H200 (9.0, driver 570.86)"),
     ],
 )
@@ -88,6 +100,13 @@ def test_a_python_that_fits_is_missing() -> None:
     assert (finding.verdict, finding.fix) == ("missing", "uv python install 3.12")
     assert finding.found == "3.9.1, wanted one of 3.12, 3.11; python 3.11: no Python.h"
     assert found("python", replace(HOST, pythons=())).found.startswith("none, wanted")
+
+
+def test_what_keeps_a_machine_from_hermetic_builds_is_a_warning() -> None:
+    """All others need it not."""
+    finding = found("hermetic", bound=HostError("it cannot", why="unshare: not permitted", fix="run as root"))
+    assert (finding.verdict, finding.fix) == ("warning", "run as root")
+    assert finding.found == "it cannot: unshare: not permitted; only `--hermetic` needs it"
 
 
 def test_uv_is_missing() -> None:

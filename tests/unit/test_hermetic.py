@@ -210,4 +210,4 @@ def test_a_file_that_is_gone_is_not_fetched_by_a_step_without_a_network(tmp_path
     pin, requirement = FilePin(filename="ext-2.0.tar.gz", sha256="1" * 64), pinned("backend==82")
     with hermetic.inside("build ext"), pytest.raises(HermeticError, match="step 'build ext' needs a file") as caught:
         shop(tmp_path).offers_for("ext", [pin], [requirement], ())
-    assert caught.value.why == "ext-2.0.tar.gz, backend"
+    assert caught.value.why == "ext-2.0.tar.gz, backend 82"
