@@ -288,7 +288,7 @@ def _with_wheel(cost: Cost, folder: Path) -> Cost:
 
 
 def overhead(checkout: Checkout) -> list[Row]:
-    """Return the rows of compiling mmcv's CPU ops by ninja alone and by the step `build`, in turn, the median of each."""
+    """Return rows of compiling mmcv's CPU ops by ninja alone and by the step `build`, in turn: the median of each."""
     options = STACKS["cpu"]
     checkout.ours(options)  # so that no other layer is built meanwhile
     alone, steps = [], []
@@ -388,9 +388,10 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "# Benchmarks",
         "",
         "Made by `uv run nox -s bench`, both ways of a case in turn in one run: upstream's build is held still each",
-        "four minutes for one of ours, of which the mean is given; all else is done once if not said otherwise. A `share` is one of CPU",
-        "seconds. The `floor` of a build is what ninja alone took, less what its units take that hold nothing but",
-        "their headers: compilation with headers already parsed. That of a start is Python that imports Invoke.",
+        "four minutes for one of ours, of which the mean is given; the medians of seven starts are given, and of three",
+        "builds by ninja alone and by the step `build`; all else is done once. A `share` is one of CPU seconds. The",
+        "`floor` of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
+        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]
