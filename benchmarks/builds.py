@@ -12,24 +12,28 @@ import os
 import platform
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from mmstack.envs import uv_path
 from mmstack.host import find_compiler
 
 if TYPE_CHECKING:
     import resource
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / ".mmstack" / "bench"
@@ -40,6 +44,7 @@ STACKS: Mapping[str, tuple[str, ...]] = {
     "cuda": (*CUDA, "9.0"),
     "cuda-4": (*CUDA, "8.0,8.6,9.0,12.0"),
 }
+CACHED = ("--compiler-cache", "ccache")
 LIMITS = {"cpu": 1 / 9, "cuda": 1 / 5}
 CHANGED = {"cpu": "pytorch/cpu/nms.cpp", "cuda": "pytorch/cuda/nms_cuda.cu"}
 CASES = (*STACKS, "overhead", "starts", "run-time")
@@ -95,24 +100,24 @@ class Row:
         return "reached" if (self.cost.wall if self.share is None else self.share) <= self.limit else "not reached"
 
 
-def measure(words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str]) -> Cost:
+def measure(words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str], log: Path | None = None) -> Cost:
     """Run a command to its end and return what it took; one that fails ends the benchmark."""
-    return _measure(words, cwd, environment, lambda process: os.wait4(process.pid, 0)[1:])
+    return _measure(words, cwd, environment, lambda process: os.wait4(process.pid, 0)[1:], log)
 
 
 def in_turn(
     words: Sequence[str | Path],
     cwd: Path,
     environment: Mapping[str, str],
-    other: Callable[[], Cost],
+    others: Sequence[Callable[[], Cost]],
     every: float = 240,
-) -> tuple[Cost, Cost]:
-    """Run a long command and return what it took, and the mean of another one's cost.
+) -> tuple[Cost, tuple[Cost, ...]]:
+    """Run a long command and return what it took, and the mean of each other one's cost.
 
-    The long one is held still for it each `every` seconds, and it is run once before and once after: what else a
-    machine does may make everything many times slower for a while, and so both are slowed alike.
+    The long one is held still for them each `every` seconds, and they are run once before and once after: what else a
+    machine does may make everything many times slower for a while, and so all are slowed alike.
     """
-    others = [other()]
+    turns = [[other() for other in others]]
 
     def wait(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusage]:
         until = time.monotonic() + every
@@ -121,17 +126,40 @@ def in_turn(
             if pid:
                 return status, usage
             if time.monotonic() > until:
-                os.killpg(process.pid, signal.SIGSTOP)
-                others.append(other())
-                os.killpg(process.pid, signal.SIGCONT)
+                with _held_still(process.pid):
+                    turns.append([other() for other in others])
                 until = time.monotonic() + every
             time.sleep(POLL)
 
     cost = _measure(words, cwd, environment, wait, log=BENCH / "long.txt")
-    others.append(other())
+    turns.append([other() for other in others])
     # what it was held still for is not its own
-    wall = round(cost.wall - sum(each.wall for each in others[1:-1]), 2)
-    return replace(cost, wall=wall), one_of(others, statistics.fmean)
+    wall = round(cost.wall - sum(each.wall for turn in turns[1:-1] for each in turn), 2)
+    return replace(cost, wall=wall), tuple(one_of(each, statistics.fmean) for each in zip(*turns, strict=True))
+
+
+@contextmanager
+def _held_still(session: int) -> Iterator[None]:
+    held: dict[int, psutil.Process] = {}
+    while started := [process for process in _members(session) if process.pid not in held]:
+        for process in started:
+            held[process.pid] = process
+            with suppress(psutil.Error):
+                process.suspend()
+    try:
+        yield
+    finally:
+        for process in held.values():
+            with suppress(psutil.Error):
+                process.resume()
+
+
+def _members(session: int) -> Iterator[psutil.Process]:
+    """Yield a session's processes; ninja puts each of its compilers into a process group of its own."""
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if os.getsid(process.pid) == session:
+                yield process
 
 
 def _measure(
@@ -147,7 +175,12 @@ def _measure(
         process = subprocess.Popen(  # noqa: S603 - ours
             list(map(str, words)), cwd=cwd, env=dict(environment), stdout=sink, stderr=sink, start_new_session=True
         )
-        status, usage = wait(process)
+        try:
+            status, usage = wait(process)
+        finally:  # where we are interrupted, or what others are held still for fails
+            for member in _members(process.pid):
+                with suppress(psutil.Error):
+                    member.kill()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(map(str, words))} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
@@ -160,10 +193,14 @@ def _measure(
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """mmcv as `build-stack` lays it out and configures it: the folder that holds tree, environment and build."""
+    """mmcv as `build-stack` lays it out and configures it: the folder that holds tree, environment and build.
+
+    `jobs` is how many compilers run at once.
+    """
 
     work: Path
     variables: Mapping[str, str]
+    jobs: int
 
     @property
     def python(self) -> Path:
@@ -177,8 +214,8 @@ class Project:
         # torch 2.13 goes through ccache by itself where it is installed
         return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **self.variables}
 
-    def upstream(self, out: Path, other: Callable[[], Cost]) -> tuple[Cost, Cost]:
-        """Build the tree as upstream does, in turn with another way; return both costs."""
+    def upstream(self, out: Path, others: Sequence[Callable[[], Cost]]) -> tuple[Cost, tuple[Cost, ...]]:
+        """Build the tree as upstream does, in turn with other ways; return all costs."""
         tree, env = BENCH / "tree", BENCH / "env"
         for folder in (tree, env, out):
             shutil.rmtree(folder, ignore_errors=True)
@@ -189,12 +226,12 @@ class Project:
         path = os.pathsep.join([str(env / "bin"), os.environ["PATH"]])
         options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count()), "PATH": path}
         words += ["--python", env / "bin" / "python", tree]
-        cost, others = in_turn(words, tree, {**self.environment, **options}, other)
-        return _with_wheel(cost, out), others
+        cost, costs = in_turn(words, tree, {**self.environment, **options}, others)
+        return _with_wheel(cost, out), costs
 
     def ninja(self) -> Cost:
         """Compile what is configured by ninja alone, and leave it as it was."""
-        words: list[str | Path] = [self.python.with_name("ninja"), "-C", self.work / "built"]
+        words: list[str | Path] = [self.python.with_name("ninja"), "-C", self.work / "built", "-j", str(self.jobs)]
         cost = measure(words, self.work, self.environment)
         measure([*words, "-t", "clean"], self.work, self.environment)
         return cost
@@ -203,14 +240,17 @@ class Project:
         """Return the CPU seconds that all units together take to read their headers."""
         words = [str(self.python.with_name("ninja")), "-C", str(self.work / "built"), "-t", "compdb"]
         done = subprocess.run(words, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
-        return sum(self._read(unit) for unit in json.loads(done.stdout) if unit["output"].endswith(".o"))
+        units = [unit for unit in json.loads(done.stdout) if unit["output"].endswith(".o")]
+        with ThreadPoolExecutor(self.jobs) as pool:  # as many at once as when they are compiled
+            return sum(pool.map(self._read, range(len(units)), units))
 
-    def _read(self, unit: Mapping[str, str]) -> float:
+    def _read(self, number: int, unit: Mapping[str, str]) -> float:
         source = Path(unit["file"])
-        bare = BENCH / f"headers{source.suffix}"
+        bare = BENCH / f"headers-{number}{source.suffix}"
         bare.write_text(HEADERS.get(source.name, HEADERS[source.suffix]), encoding="utf-8")
         command = unit["command"].replace(unit["file"], str(bare)).replace(unit["output"], f"{bare}.o")
-        return measure(["sh", "-c", command], Path(unit["directory"]), self.environment).cpu
+        log = BENCH / f"headers-{number}.txt"
+        return measure(["sh", "-c", command], Path(unit["directory"]), self.environment, log).cpu
 
 
 class Checkout:
@@ -231,11 +271,15 @@ class Checkout:
         """Run a task."""
         return measure([Path(sys.executable).with_name("invoke"), *words], self.root, self.environment)
 
-    def key(self, options: Sequence[str]) -> str:
-        """Return the key of mmcv in a plan."""
+    def plan(self, options: Sequence[str]) -> Any:  # noqa: ANN401 - as it was printed
+        """Return a plan."""
         words = [str(Path(sys.executable).with_name("invoke")), "plan", *options, "--json"]
         done = subprocess.run(words, cwd=self.root, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
-        return next(str(step["key"]) for step in json.loads(done.stdout)["steps"] if step["id"] == "build mmcv")
+        return json.loads(done.stdout)
+
+    def key(self, options: Sequence[str]) -> str:
+        """Return the key of mmcv in a plan."""
+        return next(str(step["key"]) for step in self.plan(options)["steps"] if step["id"] == "build mmcv")
 
     def configured(self, options: Sequence[str]) -> Project:
         """Lay out mmcv anew and configure it, all that it needs being here or fetched."""
@@ -243,7 +287,8 @@ class Checkout:
         self.forget(options)
         self.invoke("build-stack", *options, "--offline", "--stop-after", "configure")
         cuda = self._cuda(options[-1]) if options else {"FORCE_CUDA": "0"}
-        return Project(work=self.state / "work" / f"mmcv-{self.key(options)[:16]}", variables=cuda)
+        work = self.state / "work" / f"mmcv-{self.key(options)[:16]}"
+        return Project(work=work, variables=cuda, jobs=self.plan(options)["layers"]["mmcv"]["jobs"])
 
     def forget(self, options: Sequence[str]) -> Path:
         """Remove mmcv from the store and where it was built; return where the store will have it."""
@@ -306,14 +351,22 @@ def overhead(checkout: Checkout) -> list[Row]:
 def compare(checkout: Checkout, name: str) -> list[Row]:
     """Return both ways' rows for a kind of stack; of what is compiled for many architectures no more than that."""
     options, title = STACKS[name], f"mmcv, {name}"
-    more = _ours_alone(checkout, name, title) if name in CHANGED else []
-    if name == "cpu" and shutil.which("ccache"):
-        more += _cached(checkout, options, title)
+    whole = name in CHANGED
+    more = [*_ours_alone(checkout, name, title), _filled(checkout, options, title)] if whole else []
     project = checkout.configured(options)
-    upstream, ours = project.upstream(BENCH / f"upstream-{name}", lambda: checkout.ours(options))
-    first = Row(case=f"{title}: ours", cost=ours, limit=LIMITS.get(name), floor=more[0].floor if more else None)
-    rows = (replace(row, share=row.cost.cpu / upstream.cpu) for row in (first, *more))
-    return [Row(case=f"{title}: upstream's way", cost=upstream), *rows]
+    ours = [partial(checkout.ours, options, *words) for words in ((), CACHED)[: 1 + whole]]
+    upstream, (built, *cached) = project.upstream(BENCH / f"upstream-{name}", ours)
+    share = built.cpu / upstream.cpu
+    floor = more[0].floor if more else None
+    return [
+        Row(case=f"{title}: upstream's way", cost=upstream),
+        Row(case=f"{title}: ours", cost=built, share=share, limit=LIMITS.get(name), floor=floor),
+        *(
+            Row(case=f"{title}: ours, from a ccache", cost=cost, share=cost.cpu / upstream.cpu, limit=1 / 30)
+            for cost in cached
+        ),
+        *more,
+    ]
 
 
 def _ours_alone(checkout: Checkout, name: str, title: str) -> list[Row]:
@@ -322,18 +375,16 @@ def _ours_alone(checkout: Checkout, name: str, title: str) -> list[Row]:
     project = checkout.configured(options)
     alone = project.ninja()
     floor = round(alone.cpu - project.headers(), 2)
-    rows = [Row(case=f"{title}: ninja alone", cost=alone, floor=floor)]
     change, what = checkout.changed(options, CHANGED[name])
-    return [*rows, Row(case=f"{title}: {CHANGED[name]} changed, {what}", cost=change)]
-
-
-def _cached(checkout: Checkout, options: Sequence[str], title: str) -> list[Row]:
-    shutil.rmtree(checkout.state / "compiler-cache", ignore_errors=True)
-    cold, warm = (checkout.ours(options, "--compiler-cache", "ccache") for _ in range(2))
     return [
-        Row(case=f"{title}: ours, filling a ccache", cost=cold),
-        Row(case=f"{title}: ours, from a ccache", cost=warm, limit=1 / 30),
+        Row(case=f"{title}: ninja alone", cost=alone, floor=floor),
+        Row(case=f"{title}: {CHANGED[name]} changed, {what}", cost=change),
     ]
+
+
+def _filled(checkout: Checkout, options: Sequence[str], title: str) -> Row:
+    shutil.rmtree(checkout.state / "compiler-cache", ignore_errors=True)
+    return Row(case=f"{title}: ours, filling a ccache", cost=checkout.ours(options, *CACHED))
 
 
 def starts(checkout: Checkout) -> list[Row]:
@@ -365,7 +416,7 @@ def run_time(checkout: Checkout) -> list[dict[str, Any]]:
     options = STACKS["cpu"]
     upstream = BENCH / "upstream-cpu"
     if not upstream.exists():
-        checkout.configured(options).upstream(upstream, lambda: checkout.ours(options))
+        checkout.configured(options).upstream(upstream, [partial(checkout.ours, options)])
     checkout.invoke("build-stack", "--offline")
     ours = checkout.state / "artifacts" / checkout.key(options)
     unpacked = [_unpack(wheels, BENCH / f"package-{number}") for number, wheels in enumerate((upstream, ours))]
@@ -387,11 +438,11 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
     lines = [
         "# Benchmarks",
         "",
-        "Made by `uv run nox -s bench`, both ways of a case in turn in one run: upstream's build is held still each",
-        "four minutes for one of ours, of which the mean is given; the medians of seven starts are given, and of three",
-        "builds by ninja alone and by the step `build`; all else is done once. A `share` is one of CPU seconds. The",
-        "`floor` of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
-        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
+        "Made by `uv run nox -s bench`. A `share` is one of CPU seconds, of ways that took turns: upstream's build is",
+        "held still each four minutes for one of ours, of which the mean is given. Starts are medians of seven, the",
+        "step `build` and ninja alone of three in turn; what has no share was done once, before. The `floor` of a",
+        "build is what ninja alone took, less what its units take that hold nothing but their headers: compilation",
+        "with headers already parsed. That of a start is Python that imports Invoke.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]
