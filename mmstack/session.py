@@ -21,7 +21,7 @@ from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.provenance import builder
-from mmstack.report import MANIFEST_NAME, Report, read_manifest, read_manifest_file, write
+from mmstack.report import MANIFEST_NAME, Report, read_manifest, read_manifest_file, write, write_atomically
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
@@ -277,7 +277,7 @@ class Session:
             else:
                 lock = self._resolver().lock(stack, catalog, before if upgrade else None, upgrade)
             lock = self._with_trees(stack, lock, before, fetch=with_trees)
-            lock_file(stack).write_text(write_lock(lock), encoding="utf-8")
+            write_atomically(lock_file(stack), write_lock(lock))
             changed = locking.changes(before, lock) if before else ()
             self.console.text(f"{lock_file(stack).name} fits")
             if changed:

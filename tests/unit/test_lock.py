@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmstack.console import Console
-from mmstack.errors import CatalogError, NetworkError, UsageError
+from mmstack.errors import CatalogError, DiskError, NetworkError, UsageError
 from mmstack.lock import applicable, parse_requirements, read_lock, write_lock
 from mmstack.locked import inputs_of
 from mmstack.locking import Resolver, changes, with_layer
@@ -472,6 +473,22 @@ def test_a_lock_that_cannot_be_read_is_made_anew_and_else_an_error(
     session.lock("mini", with_trees=False)
     assert "made anew without a look at what it was" in capsys.readouterr().err
     assert read_lock(file) == right
+
+
+def test_a_full_disk_leaves_the_lock_that_was(tmp_path: Path) -> None:
+    """It is versioned and shared: half of it is of no use to anybody."""
+    session = a_session(tmp_path)
+    file = tmp_path / "stacks" / "mini.lock"
+    before = file.read_bytes()
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # Python ignores the signal, so that writing fails
+    try:
+        with pytest.raises(DiskError, match=r"mini\.lock"):
+            session.lock("mini", with_trees=False, keep=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert file.read_bytes() == before
+    assert sorted(path.name for path in file.parent.iterdir()) == ["mini.lock", "mini.toml"]
 
 
 def test_options_of_lock_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
