@@ -74,6 +74,7 @@ class Dist:
             VerificationError: the new environment lacks a requirement, or does not import every layer.
         """
         log.unlink(missing_ok=True)
+        (self.env / STAMP).unlink(missing_ok=True)  # from here on nothing is whole until all of it is
         self._put_wheels(artifacts)
         write_atomically(self.root / BILL, bill)
         self._put_requirements(plan)
