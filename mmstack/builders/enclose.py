@@ -7,8 +7,10 @@ import csv
 import hashlib
 import io
 import shutil
+import stat
 import time
 import zipfile
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from mmstack.errors import GateError
@@ -44,13 +46,14 @@ def enclose(wheel: Path, name: str, body: bytes, moment: int) -> None:
         moment: what date all files get, in seconds since the epoch.
 
     Raises:
-        GateError: it is no wheel.
+        GateError: it is no wheel, or holds what would not come out of it again.
     """
     new = wheel.with_name(f".{wheel.name}.new")  # what a killed run leaves must not pass for a second wheel
     date = time.gmtime(max(moment, EARLIEST))[:6]
     try:
         with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(new, "w") as made:
             info = _info(old, wheel)
+            check_members(old, wheel)
             ours, record = f"{info}/{name}", f"{info}/{RECORD}"
             entries = {entry.filename: entry for entry in old.infolist() if not entry.is_dir()}
             kept = sorted(entries.keys() - {ours, record}, key=lambda each: (each.startswith(f"{info}/"), each))
@@ -62,6 +65,27 @@ def enclose(wheel: Path, name: str, body: bytes, moment: int) -> None:
         new.replace(wheel)
     finally:
         new.unlink(missing_ok=True)
+
+
+def check_members(archive: zipfile.ZipFile, wheel: Path) -> None:
+    """Refuse what packing anew would hide from the gate: a name's second file, and that a file is a link.
+
+    Raises:
+        GateError: the wheel holds either.
+    """
+    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    found = {
+        "more than once in the wheel": [
+            name for name, count in Counter(entry.filename for entry in entries).items() if count > 1
+        ],
+        "symbolic links": [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)],
+    }
+    if any(found.values()):
+        raise GateError(
+            f"{wheel.name} holds what no wheel may",
+            why="\n".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names),
+            fix="patch the layer's build so that each file is in its wheel once, and as a file",
+        )
 
 
 def _info(archive: zipfile.ZipFile, wheel: Path) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from typing import TYPE_CHECKING
+
+from mmstack.builders.enclose import check_members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +26,10 @@ def repair(build: Build, wheel: Path, folders: Sequence[Path]) -> Path:
 
     Raises:
         BuildError: a library is nowhere, or the wheel needs symbols that no common platform has.
+        GateError: the wheel holds what would not come out of it again.
     """
+    with zipfile.ZipFile(wheel) as archive:
+        check_members(archive, wheel)
     fresh = build.place.out.with_name(OUT)
     shutil.rmtree(fresh, ignore_errors=True)
     words: list[str | Path] = [build.place.env / "bin" / "auditwheel", "repair", "--no-update-tags"]

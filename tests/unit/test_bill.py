@@ -337,6 +337,26 @@ def test_what_is_no_wheel_gets_no_bill(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [wheel]
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_what_packing_anew_would_hide_is_refused(tmp_path: Path) -> None:
+    """Of two files of a name one would be left, and a link would become a file: the gate could not see them."""
+    wheel = a_wheel(tmp_path)
+    link = zipfile.ZipInfo("ext/link.py")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("ext/__init__.py", b"other = 1\n")
+        archive.writestr(link, b"/etc/passwd")
+    before = wheel.read_bytes()
+    with pytest.raises(GateError) as caught:
+        enclose(wheel, bill.PLACE, b"{}", MOMENT)
+    assert caught.value.why.splitlines() == [
+        "more than once in the wheel: ext/__init__.py",
+        "symbolic links: ext/link.py",
+    ]
+    assert wheel.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [wheel]
+
+
 def test_the_bill_of_a_stack_holds_those_of_its_wheels(mini: Miniature, tmp_path: Path) -> None:
     """Each wheel by its digest, what is inside, what the stack requires, and who needs whom."""
     plan = mini.plan()

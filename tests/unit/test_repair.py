@@ -15,7 +15,7 @@ import pytest
 from mmstack.builders.build import Build, Workplace
 from mmstack.builders.repair import repair
 from mmstack.elf import read_module
-from mmstack.errors import BuildError
+from mmstack.errors import BuildError, GateError
 from mmstack.events import ignore
 from mmstack.model import Step, StepKind
 from tests.miniature import Miniature
@@ -178,4 +178,15 @@ def test_nothing_but_the_sysroots_libraries_comes_in(bench: Bench) -> None:
     with pytest.raises(BuildError) as caught:
         repair(replace(bench.build, layer=layer), bench.wheel, [bench.root / "nowhere"])
     assert 'required library "libnear.so" could not be located' in caught.value.why
+    assert digest(bench.wheel) == before
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_what_repair_would_hide_is_refused(bench: Bench) -> None:
+    """It unpacks the wheel and packs it anew, and of two files of one name one would be left."""
+    with zipfile.ZipFile(bench.wheel, "a") as archive:
+        archive.writestr("ext/__init__.py", "other = 1\n")
+    before = digest(bench.wheel)
+    with pytest.raises(GateError, match="holds what no wheel may"):
+        repair(bench.build, bench.wheel, [bench.sysroot])
     assert digest(bench.wheel) == before
