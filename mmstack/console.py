@@ -26,7 +26,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from mmstack.diagnose import first_error, plain
-from mmstack.errors import CommandError, MmstackError
+from mmstack.errors import CommandError, MmstackError, RebuildError
 from mmstack.events import (
     ArtifactStored,
     BuildProgress,
@@ -245,7 +245,7 @@ class Console:
     def error(self, error: MmstackError, *, traceback: bool = False) -> None:
         """Print what failed, why and what to do, and of a command its first real error.
 
-        Under `--json`, the error is the document if there was none yet.
+        Under `--json`, the error is the document if there was none yet; wheels that differ stand beside it.
         """
         self.close()
         if self._github:
@@ -264,7 +264,8 @@ class Console:
             self._errors.print(Text(self._safe("".join(tracebacks.format_exception(error)))), soft_wrap=True)
         if not self._documented:
             told = {"slug": error.slug, "code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
-            self.document({"error": told})
+            compared = {"rebuilt": error.compared} if isinstance(error, RebuildError) else {}
+            self.document({"error": told, **compared})
 
     def summary(self, manifest: Manifest) -> None:
         """Print what a run came to, from its manifest."""

@@ -6,10 +6,10 @@ Nothing in the engine exits; an error carries the exit code that `tasks.py` ends
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mmstack.model import Verification
@@ -169,9 +169,13 @@ class VerificationError(MmstackError):
 
 
 class RebuildError(MmstackError):
-    """A wheel that was made again is not, byte for byte, the one that it was to be."""
+    """A wheel that was made again is not, byte for byte, the one that it was to be; `compared` says it of each."""
 
     slug = "rebuild"
+
+    def __init__(self, what: str, *, why: str, fix: str, compared: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.compared = compared
 
 
 class InterruptedRunError(MmstackError):

@@ -228,6 +228,7 @@ def demand_same(compared: Sequence[Mapping[str, Any]], state: Path) -> None:
         f"{len(different)} of {len(compared)} wheels came out differently",
         why="\n".join(lines),
         fix=f"the new wheels are below {state / 'artifacts'}; remove {state} to build them once more",
+        compared=compared,
     )
 
 

@@ -184,8 +184,10 @@ def test_what_comes_out_differently_is_shown(built: Checkout) -> None:
     for item in manifest["artifacts"]:
         item["sha256"] = sha256(built.dist / "wheels" / item["filename"])
     (built.dist / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    done = built.invoke("rebuild", "--from", str(built.dist))
+    done = built.invoke("rebuild", "--from", str(built.dist), "--json")
     assert done.code == 1, done.text
+    (different,) = (item for item in json.loads(done.out)["rebuilt"] if not item["same"])
+    assert [line for line in different["differences"] if "section .text differs" in line]
     assert "1 of 3 wheels came out differently" in done.err
     assert "section .text differs" in done.err
     assert "mmstack.cdx.json: line" in done.err

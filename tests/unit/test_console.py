@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmstack.console import Console
-from mmstack.errors import BuildError, InterruptedRunError, UsageError
+from mmstack.errors import BuildError, InterruptedRunError, RebuildError, UsageError
 from mmstack.events import (
     ArtifactStored,
     BuildProgress,
@@ -437,6 +437,15 @@ def test_an_error_is_the_document_if_there_was_none(out: io.StringIO, err: io.St
     console.document({"a": 1})
     console.error(UsageError("late"))
     assert json.loads(out.getvalue()) == {"a": 1}
+
+
+def test_wheels_that_came_out_differently_stand_beside_the_error(out: io.StringIO, err: io.StringIO) -> None:
+    """A program learns of each how it differs, as it learns that all are the same."""
+    compared = [{"filename": "ext.whl", "same": False, "differences": ["x.py: line 1 is a and b"]}]
+    error = RebuildError("1 of 1 wheels came out differently", why="w", fix="f", compared=compared)
+    Console(json=True, stdout=out, stderr=err).error(error)
+    document = json.loads(out.getvalue())
+    assert (document["error"]["slug"], document["rebuilt"]) == ("rebuild", compared)
 
 
 def test_an_error_says_what_why_and_fix_on_standard_error(out: io.StringIO, err: io.StringIO) -> None:

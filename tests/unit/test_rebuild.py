@@ -219,3 +219,4 @@ def test_a_wheel_that_came_out_differently_is_shown(mini: Miniature, tmp_path: P
     with pytest.raises(RebuildError) as caught:
         rebuild.demand_same([base, ext], tmp_path)
     assert "ext.whl: x.py: line 1 is a and b" in caught.value.why
+    assert caught.value.compared == [base, ext]
