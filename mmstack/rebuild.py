@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What is fetched, or made of what is fetched, and so is no result of a build.
 SHARED = ("downloads", "repositories", "distro", "uv-cache", "toolkits", "locks")
 FOLDER = "rebuild"
-OF_THE_CHECKOUT = ("version", "recipe", "flags", "environment")
+OF_THE_CHECKOUT = ("version", "recipe", "flags")
 SHOWN = 60
 LONGEST = 100
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
@@ -61,6 +61,8 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         asked = Options(**manifest["options"])
         minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
         stack = manifest["stack"]["name"]
+        toolkit = manifest["toolkit"]
+        arch = ",".join(toolkit["architectures"]) if toolkit else asked.arch  # `native` is another thing elsewhere
         held = any(layer["source"]["kind"] == "installed" for layer in manifest["layers"])
         pinned(manifest)
         wheels = [(item["layer"], item["filename"], item["sha256"]) for item in manifest["artifacts"]]
@@ -75,7 +77,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
             fix="give the manifest of a whole build",
         )
     python = ours.python or (asked.python if held else minor)
-    return replace(asked, stack=stack, cuda="", python=python, mirror=ours.mirror, jobs=ours.jobs)
+    return replace(asked, stack=stack, cuda="", python=python, arch=arch, mirror=ours.mirror, jobs=ours.jobs)
 
 
 def pinned(manifest: Mapping[str, Any]) -> frozenset[str]:
@@ -88,11 +90,12 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
 
     Raises:
         PinError: this checkout has other recipes, patches or locks.
-        HostError: this machine has another compiler, toolkit or Python.
+        HostError: this machine has another compiler, toolkit or Python, and what else differs may follow from that.
         CatalogError: the manifest lacks what it is held against.
     """
     try:
-        checkout, machine = list(_other_inputs(plan, manifest)), list(_other_tools(plan, manifest))
+        checkout, machine = list(_other_checkout(plan, manifest)), list(_other_tools(plan, manifest))
+        inputs = list(_other_inputs(plan, manifest))
         keys = {layer["name"]: layer["key"] for layer in manifest["layers"]}
         commit = manifest["builder"].get("commit", "")
     except (KeyError, TypeError, AttributeError) as error:
@@ -102,12 +105,12 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
     if checkout or not machine:
         raise PinError(
             "this checkout does not make what the manifest names",
-            why="\n".join([*checkout, *machine]) or "the keys differ",
+            why="\n".join([*checkout, *inputs, *machine]) or "the keys differ",
             fix=f"check out commit {commit} of mmstack" if commit else "take the checkout that made the manifest",
         )
     raise HostError(
         "this machine does not make what the manifest names",
-        why="\n".join(machine),
+        why="\n".join([*machine, *inputs]),
         fix="install what the manifest names, or build on a machine that has it",
     )
 
@@ -118,26 +121,42 @@ def _no_manifest(error: Exception) -> CatalogError:
     )
 
 
-def _other_inputs(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Yield in words what this checkout says of the layers, and the manifest says otherwise."""
+def _other_checkout(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what this checkout has otherwise, whatever the machine."""
     if manifest["engine"] != ENGINE:
         yield f"engine: {manifest['engine']} in the manifest, {ENGINE} here"
-    ours = {layer.name: layer_facts(layer) for layer in plan.layers}
-    theirs = {layer["name"]: layer for layer in manifest["layers"]}
-    for name in sorted(ours.keys() ^ theirs.keys()):
+    ours, theirs = {layer.name for layer in plan.layers}, {layer["name"] for layer in manifest["layers"]}
+    for name in sorted(ours ^ theirs):
         yield f"layer {name}: only {'here' if name in ours else 'in the manifest'}"
-    for name in (name for name in theirs if name in ours):
-        if ours[name]["key"] == theirs[name]["key"]:
-            continue
-        for field in OF_THE_CHECKOUT:
-            if ours[name][field] != theirs[name][field]:
-                there, here = _short(theirs[name][field]), _short(ours[name][field])
-                yield f"{name}: another {field}: {there} in the manifest, {here} here"
-        yield from _other_items(name, "patch", ours[name]["patches"], theirs[name]["patches"], "id")
-        yield from _other_items(
-            name, "build requirement", ours[name]["build_requires"], theirs[name]["build_requires"], "name"
-        )
-        sources = [{**each["source"], "path": "", "folders": []} for each in (theirs[name], ours[name])]
+    for here, there in _other_layers(plan, manifest):
+        held = here["source"]["kind"] == "installed"  # whose version is this machine's
+        yield from _other_fields(here, there, [field for field in OF_THE_CHECKOUT if not (held and field == "version")])
+
+
+def _other_layers(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield each layer that is another, as it is here and in the manifest."""
+    ours = {layer.name: layer_facts(layer) for layer in plan.layers}
+    for there in manifest["layers"]:
+        here = ours.get(there["name"])
+        if here and here["key"] != there["key"]:
+            yield here, there
+
+
+def _other_fields(here: Mapping[str, Any], there: Mapping[str, Any], fields: Sequence[str]) -> Iterator[str]:
+    for field in fields:
+        if here[field] != there[field]:
+            words = f"{_short(there[field])} in the manifest, {_short(here[field])} here"
+            yield f"{here['name']}: another {field}: {words}"
+
+
+def _other_inputs(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield in words what else the layers are made of otherwise: another checkout's, or what another machine takes."""
+    for here, there in _other_layers(plan, manifest):
+        name = here["name"]
+        yield from _other_fields(here, there, ["environment"])
+        yield from _other_items(name, "patch", here["patches"], there["patches"], "id")
+        yield from _other_items(name, "build requirement", here["build_requires"], there["build_requires"], "name")
+        sources = [{**each["source"], "path": "", "folders": []} for each in (there, here)]
         if sources[0] != sources[1]:
             other = [field for field in sources[1] if sources[0].get(field) != sources[1][field]]
             yield f"{name}: another source: {', '.join(other)}"
@@ -180,6 +199,9 @@ def _other_tools(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
     for what, (there, here) in pairs.items():
         if there != here:
             yield f"{what}: {_short(there)} in the manifest, {_short(here)} here"
+    for ours, old in _other_layers(plan, manifest):
+        if ours["source"]["kind"] == "installed":
+            yield f"{ours['name']}: another is installed: {_short(old['version'])} and {_short(ours['version'])} here"
 
 
 def compare(manifest: Mapping[str, Any], made: Mapping[str, Artifact], wheels: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from mmstack import rebuild
 from mmstack.errors import CatalogError, HostError, PinError, RebuildError, UsageError
 from mmstack.events import RunEnded
 from mmstack.keys import file_digest
-from mmstack.model import Artifact, Compiler, Paths, Request
+from mmstack.model import Artifact, Compiler, Installed, Paths, Request
 from mmstack.options import Options
 from mmstack.rebuild import wheel_differences
 from mmstack.report import Manifest, to_manifest
@@ -150,15 +150,42 @@ def test_another_lock_is_refused_by_the_requirement(mini: Miniature) -> None:
 
 
 def test_another_machine_is_refused_by_what_it_lacks(mini: Miniature) -> None:
-    """Its compiler, its Python."""
+    """Its compiler, its Python; and with that the patches and requirements that they decide on."""
     manifest = manifest_of(mini.plan())
     newer = Compiler(cc=Path("cc"), cxx=Path("c++"), version="c++ (Debian 14.2.0) 14.2.0")
     with pytest.raises(HostError) as caught:
         rebuild.check(mini.plan(host=replace(HOST, compiler=newer)), manifest)
     assert "compiler: c++ (Debian 12.2.0-14)" in caught.value.why
-    with pytest.raises((HostError, PinError)) as other:
+    with pytest.raises(HostError) as other:
         rebuild.check(mini.plan(interpreter=NEWER), manifest)
-    assert "cp312" in other.value.why
+    assert other.value.why.splitlines() == [
+        "Python: ['cp311', 'linux_x86_64'] in the manifest, ['cp312', 'linux_x86_64'] here",
+        "ext: patch ext-new-python is only here",
+        "ext: build requirement old-helper is only in the manifest",
+    ]
+
+
+def test_another_checkout_on_another_machine_is_another_checkout(mini: Miniature) -> None:
+    """A recipe does not follow from a machine; all that differs is told at once."""
+    manifest = manifest_of(mini.plan())
+    mini.edit("pipelines/ext/recipe.toml", "one compiled module", "a module")
+    with pytest.raises(PinError) as caught:
+        rebuild.check(mini.plan(interpreter=NEWER), manifest)
+    for said in ("ext: another recipe", "ext: patch ext-new-python is only here", "cp312"):
+        assert said in caught.value.why
+
+
+def test_another_installed_layer_is_the_machines(mini: Miniature) -> None:
+    """No checkout has it."""
+    (mini.root / "pipelines" / "base" / "installed.py").write_text("", encoding="utf-8")
+    request = Request(sources={"base": "installed"}, python="/opt/python")
+    held = Installed(version="1.0", digest="1" * 64, folders=(), support=None)
+    manifest = manifest_of(mini.plan(request, installed={"base": held}))
+    rebuild.check(mini.plan(request, installed={"base": held}), manifest)
+    newer = replace(held, version="1.1", digest="2" * 64)
+    with pytest.raises(HostError, match="this machine") as caught:
+        rebuild.check(mini.plan(request, installed={"base": newer}), manifest)
+    assert "base: another is installed: 1.0 and 1.1 here" in caught.value.why
 
 
 def test_the_options_are_the_manifests_but_for_how_it_is_built(mini: Miniature) -> None:
@@ -167,6 +194,14 @@ def test_the_options_are_the_manifests_but_for_how_it_is_built(mini: Miniature) 
     found = rebuild.options(manifest_of(mini.plan(), options=given), Options(jobs="2"))
     assert found == Options(stack="mini", flag=["ext.SPEED=O2"], jobs="2", python="3.11")
     assert rebuild.options(manifest_of(mini.plan()), Options(python="3.11.9")).python == "3.11.9"
+
+
+def test_the_gpus_are_those_that_it_was_compiled_for(mini: Miniature) -> None:
+    """Whatever was typed: another machine's own are others."""
+    given = {"stack": "mini", "arch": "native"}
+    toolkit = {"architectures": ["8.0", "9.0+PTX"]}
+    found = rebuild.options(manifest_of(mini.plan(), options=given, toolkit=toolkit), Options())
+    assert found.arch == "8.0,9.0+PTX"
 
 
 def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
