@@ -5,6 +5,7 @@ A wheel comes from anywhere, so what it says is held against the form that we wr
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mmstack.model import LayerChoice, RecipeData, Stack
 
 FLAG, VARIABLE = "flag:", "variable:"
+PYTHON = re.compile(r"cp([0-9])([0-9]+t?)")
 INSIDE = {"submodules": "submodule", "parts": "part", "packages": "package"}
 
 
@@ -36,8 +38,8 @@ class Command:
         return " ".join(self.words)
 
 
-def explain(wheel: Path, catalog: Catalog) -> dict[str, Any]:
-    """Return what a wheel's own bill says, as plain data, and the command of this checkout that makes it again.
+def explain(wheel: Path, catalog: Catalog) -> tuple[dict[str, Any], list[str]]:
+    """Return what a wheel's own bill says, as plain data and in words, and the command here that makes it again.
 
     Raises:
         UsageError: there is no such file, or it holds no bill of ours.
@@ -45,19 +47,17 @@ def explain(wheel: Path, catalog: Catalog) -> dict[str, Any]:
     """
     document = bill.read(wheel)
     try:
-        said = _read(document)
+        said = {"file": wheel.name, "sha256": file_digest(wheel), **_read(document)}
+        command = make_again(said, catalog)
+        said["command"] = str(command) if command else ""
+        said["doubt"] = (
+            command.doubt if command else "no stack of this checkout has this release and what it is built against"
+        )
+        return said, in_words(said)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise PinError(
             f"{wheel.name} holds a bill that mmstack did not write", why=repr(error), fix="ask whoever built it"
         ) from error
-    command = make_again(said, catalog)
-    return {
-        "file": wheel.name,
-        "sha256": file_digest(wheel),
-        **said,
-        "command": str(command) if command else "",
-        "doubt": command.doubt if command else "no stack of this checkout has this release",
-    }
 
 
 def _read(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,13 +66,14 @@ def _read(document: Mapping[str, Any]) -> dict[str, Any]:
     roles: dict[str, list[dict[str, Any]]] = {}
     for item in document["components"]:
         roles.setdefault(_facts(item)["role"][0], []).append(_component(item))
-    (source,) = main["pedigree"]["ancestors"]
+    (ancestor,) = main["pedigree"]["ancestors"]
+    source = _component(ancestor)
     return {
         "layer": facts["layer"][0],
         "name": str(main["name"]),
         "version": str(main["version"]),
         "licences": [_licence(item) for item in main.get("licenses", [])],
-        "source": {"kind": facts["source"][0], **_component(source)},
+        "source": {"kind": source.pop("source"), **source},
         **{name: roles.get(role, []) for name, role in INSIDE.items()},
         "patches": roles.get("patch", []),
         "flags": {name.removeprefix(FLAG): values[0] for name, values in facts.items() if name.startswith(FLAG)},
@@ -103,7 +104,7 @@ def _facts(component: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _component(item: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is told of a component: what all have, and its own facts."""
-    own = {name: values[0] for name, values in _facts(item).items() if name not in {"role", "source", "one-of"}}
+    own = {name: values[0] for name, values in _facts(item).items() if name not in {"role", "one-of"}}
     return {
         "name": str(item["name"]),
         "version": str(item.get("version", "")),
@@ -128,24 +129,34 @@ def make_again(said: Mapping[str, Any], catalog: Catalog) -> Command | None:
         return None
     recipe = catalog.recipe(name)
     for stack in catalog.stacks.values():
-        for choice in stack.layers:
-            # the local part of a version names the CUDA version and the layers below
-            fits = choice.name == name and said["version"].partition("+")[0] == choice.version
-            if fits and said["cuda"] in {stack.cuda, "cpu"} and (said["cuda"] == stack.cuda or not recipe.cuda):
-                return Command(words=tuple(_words(said, stack, choice, recipe)), doubt=_doubt(said, recipe))
+        choices = {choice.name: choice for choice in stack.layers}
+        cuda = said["cuda"] == stack.cuda or (said["cuda"] == "cpu" and not recipe.cuda)
+        if cuda and _has(choices, said):
+            words = tuple(_words(said, stack, choices, recipe))
+            return Command(words=words, doubt="; ".join(_doubts(said, recipe, catalog)))
     return None
 
 
-def _words(said: Mapping[str, Any], stack: Stack, choice: LayerChoice, recipe: RecipeData) -> Iterator[str]:
-    name, kind = said["layer"], said["source"]["kind"]
+def _has(choices: Mapping[str, LayerChoice], said: Mapping[str, Any]) -> bool:
+    """Return whether a stack has this release, and those that it was built against: of an installed one any."""
+    return all(
+        item["layer"] in choices and (item["source"] == "installed" or choices[item["layer"]].version == _release(item))
+        for item in (said, *said["against"])
+    )
+
+
+def _release(item: Mapping[str, Any]) -> str:
+    """Return a version without its local part, which names the CUDA version and the layers below."""
+    return str(item["version"].partition("+")[0])
+
+
+def _words(
+    said: Mapping[str, Any], stack: Stack, choices: Mapping[str, LayerChoice], recipe: RecipeData
+) -> Iterator[str]:
+    name = said["layer"]
     yield from ("uv", "run", "invoke", "build-stack", "--stack", shlex.quote(stack.name))
-    if said["python"].startswith("cp"):
-        yield from ("--python", shlex.quote(f"{said['python'][2]}.{said['python'][3:]}"))
-    if kind == "path":
-        yield from ("--source", f"{name}=path:DIR")
-    elif kind != choice.source:
-        yield from ("--source", shlex.quote(f"{name}={kind}"))
-    usual = flag_values(recipe, choice, {})
+    yield from _origins(said, choices)
+    usual = flag_values(recipe, choices[name], {})
     for flag, value in said["flags"].items():
         if usual.get(flag) != value:
             yield from ("--flag", shlex.quote(f"{name}.{flag}={value}"))
@@ -158,12 +169,32 @@ def _words(said: Mapping[str, Any], stack: Stack, choice: LayerChoice, recipe: R
     yield from ("--stop-after", "gate")
 
 
-def _doubt(said: Mapping[str, Any], recipe: RecipeData) -> str:
+def _origins(said: Mapping[str, Any], choices: Mapping[str, LayerChoice]) -> Iterator[str]:
+    """Yield the options that choose the Python, and where a layer and what it was built against come from."""
+    kinds = {said["layer"]: said["source"]["kind"], **{item["layer"]: item["source"] for item in said["against"]}}
+    if "installed" in kinds.values():
+        yield from ("--python", "PATH")
+    elif python := PYTHON.fullmatch(said["python"]):
+        yield from ("--python", ".".join(python.groups()))
+    for layer, kind in kinds.items():
+        if kind == "path":
+            yield from ("--source", f"{layer}=path:DIR")
+        elif kind != choices[layer].source:
+            yield from ("--source", shlex.quote(f"{layer}={kind}"))
+
+
+def _doubts(said: Mapping[str, Any], recipe: RecipeData, catalog: Catalog) -> Iterator[str]:
     if said["source"]["kind"] == "path":
-        return f"it was made from somebody's own folder, whose digest was {said['source'].get('tree', '')}"
+        yield f"it was made from somebody's own folder, whose digest was {said['source'].get('tree', '')}"
     if said["recipe"] != recipe.digest:
-        return "the recipe of this checkout is another than the one that made it"
-    return ""
+        yield "the recipe of this checkout is another than the one that made it"
+    for below in said["against"]:
+        what = f"it was built against {below['name']} {below['version']}"
+        pinned = catalog.recipe(below["layer"]).releases.get(_release(below), {}).get("wheel")
+        if not below["sha256"]:  # flags and patches of what is below are in its own bill alone
+            yield f"{what} of key {below['key']}: `invoke plan` says whether it has that key here"
+        elif not pinned or below["sha256"] not in {file.sha256 for file in pinned.files}:
+            yield f"{what} of sha256 {below['sha256']}, which this checkout does not pin"
 
 
 def in_words(said: Mapping[str, Any]) -> list[str]:

@@ -186,10 +186,10 @@ class Session:
 
     def explain(self, file: str) -> None:
         """Tell what a wheel says of itself, and how this checkout makes it again."""
-        from mmstack.explain import explain, in_words  # noqa: PLC0415 - see bundle
+        from mmstack.explain import explain  # noqa: PLC0415 - see bundle
 
-        said = explain(Path(file), self.engine.catalog)
-        for line in in_words(said):
+        said, lines = explain(Path(file), self.engine.catalog)
+        for line in lines:
             self.console.text(line)
         self.console.document(said)
 
