@@ -61,8 +61,9 @@ def _session(
 ) -> Iterator[Session]:
     # imported here and not above: `invoke --list` shall answer at once
     from mmstack.console import Console  # noqa: PLC0415
-    from mmstack.errors import InterruptedRunError, MmstackError  # noqa: PLC0415
+    from mmstack.errors import MmstackError  # noqa: PLC0415
     from mmstack.model import Paths  # noqa: PLC0415
+    from mmstack.run import interrupted  # noqa: PLC0415
     from mmstack.session import Session  # noqa: PLC0415
     from mmstack.store import disk_errors  # noqa: PLC0415
 
@@ -79,7 +80,7 @@ def _session(
         console.error(error, traceback=debug)
         raise Exit(code=error.code) from error
     except KeyboardInterrupt as interrupt:
-        stopped = InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
+        stopped = interrupted()
         console.error(stopped)
         raise Exit(code=stopped.code) from interrupt
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmstack.catalog import Catalog
 from mmstack.dist import Dist
-from mmstack.errors import InterruptedRunError, MmstackError, UsageError, VerificationError, did_you_mean
+from mmstack.errors import MmstackError, UsageError, VerificationError, did_you_mean
 from mmstack.events import LayerVerified, Notice, PlanReady, RunEnded
 from mmstack.host import cores, describe, find_installed
 from mmstack.keys import key
@@ -28,6 +28,7 @@ from mmstack.resolve import (
     resolve,
     select,
 )
+from mmstack.run import interrupted
 from mmstack.schedule import run_steps
 from mmstack.sources.provide import folder_digest
 from mmstack.standalone import suite_facts
@@ -197,7 +198,7 @@ class Engine:
                 failed = (problem.verification,)
             raise
         except KeyboardInterrupt:
-            error = InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
+            error = interrupted()
             raise error from None
         finally:
             self.workshop.listener(

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from mmstack import __version__
-from mmstack.errors import CatalogError, MmstackError
+from mmstack.errors import MmstackError
+from mmstack.report import not_ours
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def to_provenance(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         return _statement(manifest)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CatalogError(
-            "the manifest is not one that this version of mmstack writes", why=str(error), fix="build the stack again"
-        ) from error
+        raise not_ours(error) from error
 
 
 def _statement(manifest: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from mmstack.errors import CatalogError, HostError, PinError, RebuildError, Usag
 from mmstack.keys import ENGINE, file_digest
 from mmstack.model import Paths
 from mmstack.options import Options
-from mmstack.report import layer_facts
+from mmstack.report import layer_facts, not_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +69,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         known = {layer["name"]: layer["key"] for layer in manifest["layers"]}
         strays = [name for name, _filename, _sha256 in wheels if name not in known]
     except (KeyError, TypeError, AttributeError) as error:
-        raise _no_manifest(error) from error
+        raise not_ours(error) from error
     if strays or not wheels:
         raise UsageError(
             "the manifest names no wheel" if not wheels else f"the manifest has no layer '{strays[0]}'",
@@ -99,7 +99,7 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
         keys = {layer["name"]: layer["key"] for layer in manifest["layers"]}
         commit = manifest["builder"].get("commit", "")
     except (KeyError, TypeError, AttributeError) as error:
-        raise _no_manifest(error) from error
+        raise not_ours(error) from error
     if all(keys.get(layer.name) == layer.key for layer in plan.layers) and len(keys) == len(plan.layers):
         return
     if checkout or not machine:
@@ -112,12 +112,6 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
         "this machine does not make what the manifest names",
         why="\n".join([*machine, *inputs]),
         fix="install what the manifest names, or build on a machine that has it",
-    )
-
-
-def _no_manifest(error: Exception) -> CatalogError:
-    return CatalogError(
-        "the manifest is not one that this version of mmstack writes", why=repr(error), fix="build the stack again"
     )
 
 

@@ -396,6 +396,13 @@ def read_manifest_file(path: Path) -> Manifest:
     return dict(manifest)
 
 
+def not_ours(error: Exception) -> CatalogError:
+    """Return the error of whoever did not find in a manifest what we write into each."""
+    return CatalogError(
+        "the manifest is not one that this version of mmstack writes", why=repr(error), fix="build the stack again"
+    )
+
+
 def _describes_same(path: Path, manifest: Manifest) -> bool:
     try:
         earlier = read_manifest(path.parent)
@@ -419,9 +426,7 @@ def render(manifest: Manifest) -> str:
         template = _environment().get_template("report.html.jinja")
         return template.render(manifest, chart=chart(manifest["steps"]), path=path, path_chart=chart(path["rows"]))
     except (jinja2.UndefinedError, KeyError, TypeError, ValueError) as error:
-        raise CatalogError(
-            "the manifest is not one that this version of mmstack writes", why=str(error), fix="build the stack again"
-        ) from error
+        raise not_ours(error) from error
 
 
 def _environment() -> jinja2.Environment:

@@ -11,9 +11,10 @@ from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from mmstack.digests import Digests
-from mmstack.errors import InterruptedRunError, NetworkError, PinError
+from mmstack.errors import NetworkError, PinError
 from mmstack.events import DownloadProgress, Notice, Waiting, ignore
 from mmstack.model import FilePin
+from mmstack.run import interrupted
 from mmstack.sources.places import CHUNK, RETRY_PAUSES, PlaceError, redact, wheel_rank
 from mmstack.store import disk_errors
 
@@ -139,7 +140,7 @@ class Downloads:
                 error = outcomes.get(timeout=POLL_SECONDS)
             except Empty:
                 if self._stopped.is_set():
-                    raise _interrupted() from None
+                    raise interrupted() from None
                 continue
             if error is not None:
                 raise error
@@ -232,7 +233,7 @@ class _Crew:
             try:
                 lock.acquire(cancel_check=self.halted)
             except Timeout:
-                raise _interrupted() from None
+                raise interrupted() from None
         try:
             yield
         finally:
@@ -296,7 +297,7 @@ class _Crew:
                 spoken = 0.0
                 for chunk in body.chunks:
                     if self.halted():
-                        raise _interrupted()
+                        raise interrupted()
                     sink.write(chunk)
                     hasher.update(chunk)
                     if time.monotonic() - spoken >= PROGRESS_SECONDS:
@@ -333,7 +334,3 @@ def _wrong(pin: FilePin, url: str, digest: str) -> PinError:
         why=f"expected sha256 {pin.sha256}, got {digest} from {redact(url)}",
         fix="the download was thrown away; find out who changed the file, or correct the pin if the change is right",
     )
-
-
-def _interrupted() -> InterruptedRunError:
-    return InterruptedRunError("interrupted", fix="run the same command again: it carries on where it stopped")
