@@ -167,7 +167,7 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
-        with self.workshop.uses.claim(of_plan(plan)):
+        with self.workshop.uses.claim(of_plan(plan, self.workshop.tools)):
             return self._build(plan, stop_after)
 
     def _build(self, plan: Plan, stop_after: str) -> tuple[Verification, ...]:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mmstack.model import Paths
     from mmstack.uses import Known, Uses
 
-Kind = Literal["artifact", "verification", "download", "toolkit", "repository", "work folder", "log", "uv's cache"]
+Kind = Literal[
+    "artifact", "verification", "download", "toolkit", "repository", "work folder", "log", "uv's cache", "rebuild"
+]
 Inode = tuple[int, int]
 PLACES: Mapping[Kind, str] = {
     "artifact": "artifacts/*",
@@ -34,6 +36,7 @@ PLACES: Mapping[Kind, str] = {
     "work folder": "work/*",
     "log": "logs/*.log",
     "uv's cache": "uv-cache",
+    "rebuild": "rebuild/*",
 }
 SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan needs them shows only while it runs
 HALF_MADE = ("artifacts/.*", "verified/.*", "digests/.*", "*/.old-*", ".old-*")

@@ -16,7 +16,7 @@ from mmstack.run import interrupted, is_stopping
 from mmstack.store import DISK_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mmstack.events import Listener
@@ -116,10 +116,10 @@ class Uses:
             yield
 
 
-def of_plan(plan: Plan) -> Iterator[str]:
-    """Yield what of the state carrying out a plan reads and makes."""
+def of_plan(plan: Plan, tools: Sequence[LockedRequirement] = ()) -> Iterator[str]:
+    """Yield what of the state carrying out a plan, with tools that are no part of it, reads and makes."""
     yield "uv-cache"
-    requirements = [*plan.run_requires, *plan.verify_requires, *plan.cubins]
+    requirements = [*plan.run_requires, *plan.verify_requires, *plan.cubins, *tools]
     if plan.toolkit:
         yield "toolkits/"
         requirements += plan.toolkit.requirements

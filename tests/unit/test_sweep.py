@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mmstack import rebuild
+from mmstack.engine import Engine
 from mmstack.errors import UsageError
 from mmstack.events import Waiting
 from mmstack.model import Paths
 from mmstack.sweep import AGES, Limits, read_age, read_size, sweep
-from mmstack.uses import Uses
+from mmstack.toolchains.caches import SCCACHE
+from mmstack.uses import Uses, of_plan
+from mmstack.workshop import Workshop
+from tests.miniature import Miniature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +27,7 @@ if TYPE_CHECKING:
 
     from mmstack.events import Event
     from mmstack.sweep import Swept
+    from mmstack.uses import Known
 
 NOW = 2_000_000_000.0
 DAY = AGES["d"]
@@ -195,6 +201,44 @@ def test_what_a_run_uses_stays(bench: Bench) -> None:
     assert kept(swept)["artifacts/.new-1"] == "a build that runs may be making it"
     bench.sweep(max_size=0)
     assert not any(file.exists() for file in (ours, *shared))
+
+
+def test_a_rebuild_is_one_thing_and_claims_where_all_do(bench: Bench) -> None:
+    """What it shares stays while it runs, and so does what it makes; what it left goes by the limits."""
+    place = rebuild.apart(bench.paths, {"key": KEYS[1]}).state
+    shared = [bench.make(f"downloads/{KEYS[2]}/a.whl", days=99), bench.make("toolkits/cuda-1/a", days=99)]
+    made = bench.make(f"rebuild/{KEYS[1][:16]}/artifacts/{KEYS[3]}/x.whl", days=99)
+    left = bench.make(f"rebuild/{KEYS[4][:16]}/artifacts/{KEYS[3]}/x.whl", days=99)
+    with (
+        bench.uses.claim([rebuild.place({"key": KEYS[1]})]),
+        Uses(place / "uses", print).claim([f"downloads/{KEYS[2]}"]),
+    ):
+        assert kept(bench.sweep())[f"rebuild/{KEYS[4][:16]}"] == "may be of use"
+        swept = bench.sweep(max_size=0)
+    assert list(removed(swept)) == [f"rebuild/{KEYS[4][:16]}"]
+    assert not left.exists()
+    assert all(file.exists() for file in (*shared, made))
+    assert set(kept(swept).values()) == {"a build that runs uses it"}
+    assert set(removed(bench.sweep(max_size=0))) >= {f"rebuild/{KEYS[1][:16]}", f"downloads/{KEYS[2]}"}
+    assert not place.exists()
+
+
+def test_the_tools_of_a_build_are_in_use_too(tmp_path: Path) -> None:
+    """The pinned sccache, which no plan names."""
+    plan = Miniature(root=tmp_path).write().plan()
+    shop = Workshop(paths=Bench(tmp_path).paths, listener=print, environ={"PATH": str(tmp_path)}, compiler_cache="auto")
+    assert set(of_plan(plan, shop.tools)) - set(of_plan(plan)) == {f"downloads/{item}" for item in SCCACHE.sha256}
+    seen: list[Known] = []
+
+    def listen(_event: Event) -> None:
+        with shop.uses.alone() as known:
+            seen.append(known)
+        raise KeyboardInterrupt
+
+    shop.listener = listen
+    with pytest.raises(KeyboardInterrupt):
+        Engine(shop).build(plan)
+    assert seen[0].runs(f"downloads/{SCCACHE.sha256[0]}")
 
 
 def test_a_folder_stands_for_all_that_it_holds(bench: Bench) -> None:
