@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,6 @@ from tests.miniature import Miniature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mmstack.events import Event
     from mmstack.sweep import Swept
@@ -334,6 +334,37 @@ def test_a_clock_that_was_set_back_makes_nothing_older(bench: Bench) -> None:
     assert removed(bench.sweep(older_than=DAY)) == {f"artifacts/{KEYS[2]}": "last used 2.0 days ago"}
     assert future.exists()
     assert not old.exists()
+
+
+def test_a_run_that_has_made_nothing_yet_keeps_its_claim(bench: Bench) -> None:
+    """A sweep in a fresh state leaves the next one something to see."""
+    with bench.uses.claim([f"work/ext-{KEYS[1][:16]}", "uv-cache"]):
+        bench.sweep()
+        file = bench.make(f"work/ext-{KEYS[1][:16]}/tree/a.c", days=9)
+        assert not removed(bench.sweep(max_size=0, older_than=0.0))
+    assert file.exists()
+    assert removed(bench.sweep(max_size=0))
+
+
+def test_files_may_be_renamed_while_a_sweep_looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build does that runs: what is gone counts for nothing, and nothing of what is being written goes."""
+    part = bench.make(f"downloads/{KEYS[1]}/a.whl.part", days=9)
+    new = bench.make("verified/.new-a.json")
+    record = bench.make("digests/.new-1-a.json", size=0)
+    look = Path.lstat
+
+    def too_late(path: Path) -> os.stat_result:
+        if path in {part, new}:
+            path.unlink(missing_ok=True)
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", too_late)
+    with bench.uses.claim([f"downloads/{KEYS[1]}"]):
+        swept = bench.sweep(max_size=0)
+    assert not part.exists()
+    assert not new.exists()
+    assert record.exists()
+    assert not removed(swept)
 
 
 def test_what_is_known_of_things_that_are_gone_goes_too(bench: Bench) -> None:
