@@ -230,7 +230,8 @@ class _Broom:
             return "a build that runs uses it"
         if self.known.running and _is_half_made(thing):
             return "a build that runs may be making it"
-        return self.results.get(thing.name, "")
+        folder = thing.name.split("/", maxsplit=1)[0]
+        return self.results.get(thing.name) or self.results.get(f"{folder}/", "")
 
     def _useless(self, thing: Thing) -> str:
         name = thing.path.name

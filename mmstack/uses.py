@@ -143,7 +143,10 @@ def of_result(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a result in `dist/` stands on: its artifacts, its sources, and what runs and verifies it."""
     for layer in manifest["layers"]:
         yield from _made(layer["name"], layer["key"], layer["verify_key"])
-        yield from (f"downloads/{file['sha256']}" for file in layer["source"]["files"])
+        source = layer["source"]
+        yield from (f"downloads/{file['sha256']}" for file in (*source["files"], *source["packages"]))
+        if source["git"]:
+            yield "repositories/"
     for item in manifest["requirements"]:
         yield from (f"downloads/{sha256}" for sha256 in item["sha256"])
 

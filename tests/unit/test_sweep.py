@@ -71,7 +71,15 @@ class Bench:
         self.make(f"artifacts/{key}/artifact.json", size=0, days=days)
         return self.make(f"artifacts/{key}/x.whl", size=size, days=days)
 
-    def result(self, stack: str, *keys: str, files: tuple[str, ...] = (), wheels: tuple[str, ...] = ()) -> None:
+    def result(  # what a manifest may name
+        self,
+        stack: str,
+        *keys: str,
+        files: tuple[str, ...] = (),
+        wheels: tuple[str, ...] = (),
+        packages: tuple[str, ...] = (),
+        commit: str = "",
+    ) -> None:
         """Write the manifest of a result that stands on these."""
         file = self.paths.dist / stack / "manifest.json"
         file.parent.mkdir(parents=True)
@@ -80,7 +88,11 @@ class Bench:
                 "name": "ext",
                 "key": key,
                 "verify_key": "f" * 64,
-                "source": {"files": [{"sha256": item} for item in files]},
+                "source": {
+                    "files": [{"sha256": item} for item in files],
+                    "packages": [{"sha256": item} for item in packages],
+                    "git": {"commit": commit} if commit else None,
+                },
             }
             for key in keys
         ]
@@ -166,15 +178,26 @@ def test_what_a_result_stands_on_stays(bench: Bench) -> None:
         f"logs/ext-{KEYS[1][:16]}.log",
         f"downloads/{KEYS[2]}/a.tar.gz",
         f"downloads/{KEYS[3]}/a.whl",
+        f"downloads/{KEYS[5]}/a.deb",
     ]
     files = [bench.artifact(KEYS[1], days=99), *(bench.make(name, days=99) for name in names)]
     other = bench.artifact(KEYS[4], days=1)
-    bench.result("mini", KEYS[1], files=(KEYS[2],), wheels=(KEYS[3],))
+    repository = bench.make("repositories/host.test-ext/HEAD", days=99)
+    bench.result("mini", KEYS[1], files=(KEYS[2],), wheels=(KEYS[3],), packages=(KEYS[5],))
     swept = bench.sweep(max_size=0, older_than=0.0)
     assert all(file.exists() for file in files)
     assert not other.exists()
+    assert not repository.exists()
     assert set(kept(swept).values()) == {"dist/mini stands on it"}
-    assert swept.after == 5000
+    assert swept.after == 6000
+
+
+def test_a_result_from_git_stands_on_the_repositories(bench: Bench) -> None:
+    """On all of them: which hold its submodules, no manifest says."""
+    files = [bench.make(f"repositories/{name}/HEAD", days=99) for name in ("ext", "submodule")]
+    bench.result("mini", KEYS[1], commit="c" * 40)
+    assert not removed(bench.sweep(max_size=0))
+    assert all(file.exists() for file in files)
 
 
 def test_a_result_that_cannot_be_read_ends_the_sweep(bench: Bench) -> None:
