@@ -129,8 +129,10 @@ class Report:
 
 
 def nothing_done(manifest: Manifest) -> bool:
-    """Return whether a run found all that it was asked for already there."""
-    return manifest["error"] is None and all(step["outcome"] == "cached" for step in manifest["steps"])
+    """Return whether a run found all that it was asked for already made, whatever it fetched."""
+    return manifest["error"] is None and all(
+        step["outcome"] == "cached" or step["kind"] == "fetch" for step in manifest["steps"]
+    )
 
 
 def to_manifest(

@@ -217,7 +217,7 @@ class Workshop:
             self.store.lock(f"{step.layer}-{step.key[:16]}" if step.layer else plan.stack.name),
             hermetic.inside(step.id if cut_off else ""),
         ):
-            if step.layer and step.kind is not StepKind.VERIFY and self.store.find(step.key):
+            if step.layer and step.kind not in {StepKind.FETCH, StepKind.VERIFY} and self.store.find(step.key):
                 return "made by another run"
             return actions[step.kind](plan, step)
 
