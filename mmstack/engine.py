@@ -167,15 +167,15 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
-        with self.workshop.uses.claim(of_plan(plan)):
+        with self.workshop.uses.claim(of_plan(plan, self.workshop.tools)):
             return self._build(plan, stop_after)
 
     def _build(self, plan: Plan, stop_after: str) -> tuple[Verification, ...]:
         started, cpu = time.monotonic(), _cpu_seconds()
-        cached = self.cached(plan)
+        cached = self._done(plan, stop_after)
         if len(cached) < len(plan.steps):  # something will be made of what is here
             self.workshop.digests.doubt()
-            cached = self.cached(plan)
+            cached = self._done(plan, stop_after)
         steps = _until(plan.steps, stop_after, cached)
         self.workshop.listener(PlanReady(plan=plan, cached=cached))
         for artifact in self._artifacts(plan):  # a run killed in the gate may have left its tree
@@ -258,6 +258,13 @@ class Engine:
             shop.listener(LayerVerified(verification=result, cached=False))
             results.append(result)
         return tuple(results)
+
+    def _done(self, plan: Plan, stop_after: str) -> frozenset[str]:
+        """Return the ids of the steps that need not be done; who only fetches wants all files, used up or not."""
+        cached = self.cached(plan)
+        if stop_after != StepKind.FETCH:
+            return cached
+        return cached - {step.id for step in plan.steps if step.kind is StepKind.FETCH}
 
     def _installed(self, plan: Plan) -> bool:
         return Dist(self.workshop.paths.dist / plan.stack.name).holds(plan, self._artifacts(plan))

@@ -18,7 +18,7 @@ from mmstack.errors import LockedError, UsageError
 from mmstack.keys import file_digest
 from mmstack.model import BUILT, Inputs, LayerInputs, Request
 from mmstack.recipes import build_requires
-from mmstack.resolve import flag_values
+from mmstack.resolve import BUILT_KINDS, compiler_facts, flag_values, patches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -176,21 +176,20 @@ def check_manifest(manifest: Mapping[str, Any], catalog: Catalog) -> None:
     stack = catalog.stack(manifest["stack"]["name"])
     lock = catalog.lock(stack)
     choices = {choice.name: choice for choice in stack.layers}
-    strange = [line for layer in manifest["layers"] for line in _not_locked(layer, choices, lock, catalog)]
+    strange = [line for layer in manifest["layers"] for line in _not_locked(layer, manifest, choices, lock, catalog)]
+    toolkit = manifest["toolkit"]
     held = {
         (item.name, item.version, digest) for items in lock.sets.values() for item in items for digest in item.sha256
     }
     wanted = [*manifest["requirements"], *(item for layer in manifest["layers"] for item in layer["build_requires"])]
+    wanted += toolkit["requirements"] if toolkit else []
     unknown = {
         f"{item['name']} {item['version']}"
         for item in wanted
         if not {(item["name"], item["version"], digest) for digest in item["sha256"]} <= held
     }
     strange += [f"requirement {name}" for name in sorted(unknown)]
-    toolkit = manifest["toolkit"]
-    strange += (
-        [f"the CUDA toolkit of this machine, {toolkit['origin']}"] if toolkit and toolkit["kind"] == "system" else []
-    )
+    strange += _toolkit_not_locked(toolkit, stack, lock) if toolkit else ()
     if strange:
         raise LockedError(
             f"what was built of {stack.name} is not what {stack.name}.lock holds",
@@ -199,8 +198,22 @@ def check_manifest(manifest: Mapping[str, Any], catalog: Catalog) -> None:
         )
 
 
+def _toolkit_not_locked(toolkit: Mapping[str, Any], stack: Stack, lock: Lock) -> Iterator[str]:
+    """Yield what of a CUDA toolkit, as a manifest tells of it, its stack's lock does not hold."""
+    if toolkit["kind"] == "system":
+        yield f"the CUDA toolkit of this machine, {toolkit['origin']}"
+    if toolkit["architectures"] != [str(item) for item in stack.architectures]:
+        yield f"GPU architectures: {_words(toolkit['architectures'])}; locked: {_words(stack.architectures)}"
+    pinned = lock.inputs.manifest and lock.inputs.manifest.sha256
+    yield from (f"the CUDA toolkit's {file['filename']}" for file in toolkit["files"] if file["sha256"] != pinned)
+
+
 def _not_locked(
-    layer: Mapping[str, Any], choices: Mapping[str, LayerChoice], lock: Lock, catalog: Catalog
+    layer: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    choices: Mapping[str, LayerChoice],
+    lock: Lock,
+    catalog: Catalog,
 ) -> Iterator[str]:
     """Yield what of a layer, as a manifest tells of it, its stack's lock does not hold."""
     name, source = layer["name"], layer["source"]
@@ -208,15 +221,38 @@ def _not_locked(
     if held is None or (held.version, held.source) != (layer["version"], source["kind"]):
         yield f"{name} {layer['version']} from '{source['kind']}'"
         return
-    digests = {value.partition(" ")[0] for value in (*held.pins.values(), *held.patches.values())}
+    recipe = catalog.recipe(name)
+    if layer["recipe"] != recipe.digest:
+        yield f"{name}: another recipe"
+    digests = {value.partition(" ")[0] for value in held.pins.values()}
     yield from (f"{name}: file {file['filename']}" for file in source["files"] if file["sha256"] not in digests)
-    yield from (f"{name}: patch {patch['id']}" for patch in layer["patches"] if patch["sha256"] not in digests)
+    yield from _patches_not_locked(layer, manifest, recipe, catalog)
     if source["git"] and source["git"]["commit"] not in digests:
         yield f"{name}: commit {source['git']['commit']}"
     packages = {item.sha256 for item in lock.packages.get(name, ())}
     yield from (f"{name}: package {item['name']}" for item in source["packages"] if item["sha256"] not in packages)
-    usual = flag_values(catalog.recipe(name), choices[name], {})
+    usual = flag_values(recipe, choices[name], {})
     yield from (f"{name}: flag {flag}={value}" for flag, value in layer["flags"].items() if value != usual.get(flag))
+
+
+def _patches_not_locked(
+    layer: Mapping[str, Any], manifest: Mapping[str, Any], recipe: RecipeData, catalog: Catalog
+) -> Iterator[str]:
+    """Yield which patches a layer has, or lacks, that would not, or would, be applied where it was built."""
+    name, kind, toolkit = layer["name"], layer["source"]["kind"], manifest["toolkit"]
+    facts = {
+        **{item["name"]: item["version"] for item in (*layer["build_requires"], *manifest["layers"])},
+        "python": manifest["interpreter"]["version"],
+        **compiler_facts(manifest["compiler"]["version"] if manifest["compiler"] else ""),
+        **({"cuda": toolkit["version"]} if toolkit and recipe.cuda else {}),
+    }
+    found = patches_of(catalog, recipe.series, layer["version"], kind, facts) if kind in BUILT_KINDS else ()
+    due = {patch.id: patch.sha256 for patch in found}
+    applied = {patch["id"]: patch["sha256"] for patch in layer["patches"]}
+    for patch in sorted({patch for patch, _ in due.items() ^ applied.items()}):
+        yield f"{name}: patch {patch}" if patch in applied else f"{name}: without patch {patch}"
+    if due == applied and list(due) != list(applied):
+        yield f"{name}: its patches in another order"
 
 
 def drift(held: Inputs, now: Inputs) -> tuple[str, ...]:

@@ -23,13 +23,25 @@ if TYPE_CHECKING:
 
     from mmstack.model import Artifact, Plan
 
-# What is fetched, or made of what is fetched, and so is no result of a build.
-SHARED = ("downloads", "repositories", "distro", "uv-cache", "toolkits", "locks")
+# What is fetched, or made of what is fetched, and so is no result of a build; and who uses it.
+SHARED = ("downloads", "repositories", "distro", "uv-cache", "toolkits", "locks", "uses")
 FOLDER = "rebuild"
 OF_THE_CHECKOUT = ("version", "recipe", "flags")
 SHOWN = 60
 LONGEST = 100
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+
+
+def place(manifest: Mapping[str, Any]) -> str:
+    """Return the name, within the state, of the folder in which a manifest is built again.
+
+    Raises:
+        CatalogError: the manifest has no key.
+    """
+    key = str(manifest.get("key", ""))
+    if not (key.isalnum() and key.isascii()):
+        raise CatalogError("the manifest has no key", fix="give one that `invoke build-stack` wrote")
+    return f"{FOLDER}/{key[:16]}"
 
 
 def apart(paths: Paths, manifest: Mapping[str, Any]) -> Paths:
@@ -38,10 +50,7 @@ def apart(paths: Paths, manifest: Mapping[str, Any]) -> Paths:
     Raises:
         CatalogError: the manifest has no key.
     """
-    key = str(manifest.get("key", ""))
-    if not (key.isalnum() and key.isascii()):
-        raise CatalogError("the manifest has no key", fix="give one that `invoke build-stack` wrote")
-    state = paths.state / FOLDER / key[:16]
+    state = paths.state / place(manifest)
     state.mkdir(parents=True, exist_ok=True)
     for name in SHARED:
         (paths.state / name).mkdir(exist_ok=True)

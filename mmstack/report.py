@@ -77,6 +77,7 @@ class Report:
         self._caches: list[CacheUsed] = []
         self._edges: dict[str, list[Edge]] = {}
         self._warnings: list[str] = []
+        self._made_by: Manifest = {}
 
     def __call__(self, event: Event) -> None:
         """Take note of an event.
@@ -88,6 +89,8 @@ class Report:
             case PlanReady():
                 self._started = self._clock()
                 self._cached = event.cached
+                if len(event.cached) < len(event.plan.steps):  # once a run is stopped, no program tells anything
+                    self._made_by = self._builder()
                 self._warnings.extend(event.plan.warnings)
             case StepEnded():
                 self._steps.append(event)
@@ -122,12 +125,14 @@ class Report:
         )
         folder = self._dist / event.plan.stack.name
         if not (nothing_done(manifest) and _describes_same(folder / MANIFEST_NAME, manifest)):
-            write(folder, {**manifest, "builder": self._builder()})
+            write(folder, {**manifest, "builder": self._made_by or self._builder()})
 
 
 def nothing_done(manifest: Manifest) -> bool:
-    """Return whether a run found all that it was asked for already there."""
-    return manifest["error"] is None and all(step["outcome"] == "cached" for step in manifest["steps"])
+    """Return whether a run found all that it was asked for already made, whatever it fetched."""
+    return manifest["error"] is None and all(
+        step["outcome"] == "cached" or step["kind"] == "fetch" for step in manifest["steps"]
+    )
 
 
 def to_manifest(

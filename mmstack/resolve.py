@@ -160,7 +160,8 @@ def resolve(
     stack, lock = selection.stack, catalog.lock(selection.stack)
     tools = _tools(request, selection, host, catalog, findings)
     versions = {layer.name: layer.version for layer in selection.layers}
-    facts = {**versions, "python": interpreter.version, **_compiler_facts(tools.compiler)}
+    said = tools.compiler.version if tools.compiler else ""
+    facts = {**versions, "python": interpreter.version, **compiler_facts(said)}
     locked = applicable_sets(lock, interpreter)
     layers: dict[str, LayerPlan] = {}
     for choice in _bottom_up(selection, catalog):
@@ -480,8 +481,9 @@ def _serves(pin: FilePin, interpreter: Interpreter) -> bool:
     return not {str(tag) for tag in tags}.isdisjoint(interpreter.tags)
 
 
-def _compiler_facts(compiler: Compiler | None) -> dict[str, str]:
-    found = compilers.family_and_version(compiler.version) if compiler else None
+def compiler_facts(said: str) -> dict[str, str]:
+    """Return a compiler's family and version, by what it says of itself; nothing where it says neither."""
+    found = compilers.family_and_version(said)
     return dict([found]) if found else {}
 
 
@@ -539,7 +541,7 @@ def _layer(  # one layer's decisions in one place
     if toolkit:
         versions["cuda"] = toolkit.version
     warnings = constraints.check(recipe.conflicts, versions, flags) if built else ()
-    patches = _patches(catalog, recipe.series, choice.version, source.kind, versions) if built else ()
+    patches = patches_of(catalog, recipe.series, choice.version, source.kind, versions) if built else ()
     own = load_recipe(recipe.folder)
     environment = {**recipe.environment, **own.environment(told)} if built else {}
     packages = catalog.lock(selection.stack).packages.get(choice.name, ()) if source.distro else ()
@@ -659,9 +661,10 @@ def _beside(
     return locked.get(name, ())
 
 
-def _patches(
+def patches_of(
     catalog: Catalog, series: str, version: str, kind: SourceKind, facts: Mapping[str, str]
 ) -> tuple[Patch, ...]:
+    """Return a series' patches for a release, where these are the versions of all that they may depend on."""
     return tuple(
         patch
         for patch in catalog.patches.get(series, ())

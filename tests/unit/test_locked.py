@@ -296,7 +296,14 @@ def test_what_was_built_of_anything_else_is_named(mini: Miniature) -> None:
     ext["patches"][0]["sha256"] = "0" * 64
     ext["source"]["git"] = {"commit": "d" * 40}
     built["requirements"][0]["sha256"] = ["0" * 64]
-    built["toolkit"] = {"kind": "system", "origin": "/usr/local/cuda-12.8"}
+    built["toolkit"] = {
+        "kind": "system",
+        "version": "12.8",
+        "origin": "/usr/local/cuda-12.8",
+        "architectures": ["8.0"],
+        "files": [{"filename": "redistrib.json", "sha256": "0" * 64}],
+        "requirements": [{"name": "nvcc", "version": "12.8", "sha256": ["0" * 64]}],
+    }
     with pytest.raises(LockedError, match="what was built of mini is not what") as caught:
         check_manifest(built, mini.catalog)
     first = built["requirements"][0]
@@ -306,6 +313,45 @@ def test_what_was_built_of_anything_else_is_named(mini: Miniature) -> None:
         f"ext: commit {'d' * 40}",
         "ext: flag SPEED=O0",
         "top 3.0 from 'path'",
+        "requirement nvcc 12.8",
         f"requirement {first['name']} {first['version']}",
         "the CUDA toolkit of this machine, /usr/local/cuda-12.8",
+        "GPU architectures: 8.0; locked: none",
+        "the CUDA toolkit's redistrib.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (EXT, "one compiled module", "a module", ["ext: another recipe"]),
+        (SERIES, 'when = { base = ">=2" }', "when = {}", ["ext: without patch ext-new-base"]),
+        (SERIES, '{ base = ">=2" }', '{ base = "<2", gcc = ">=12" }', ["ext: without patch ext-new-base"]),
+        (SERIES, '{ backend = ">=80" }', '{ backend = ">=80", clang = ">=1" }', ["ext: patch ext-new-backend"]),
+        (SERIES, '{ python = ">=3.12" }', '{ python = ">=3.13" }', []),
+    ],
+)
+def test_what_was_built_before_the_lock_was_written_anew_is_named(
+    mini: Miniature, file: str, old: str, new: str, said: list[str]
+) -> None:
+    """By what of it would be otherwise now, where it was built: a recipe, a patch more or less."""
+    built = manifest(mini)
+    mini.edit(file, old, new)
+    mini.put("stacks/mini.lock", write_lock(kept(mini.catalog.stack("mini"), mini.catalog)))
+    check(mini.catalog.stacks.values(), mini.catalog)
+    if not said:
+        check_manifest(built, mini.catalog)
+        return
+    with pytest.raises(LockedError) as caught:
+        check_manifest(built, mini.catalog)
+    assert caught.value.why.split("\n") == said
+
+
+def test_patches_in_another_order_are_named(mini: Miniature, tmp_path: Path) -> None:
+    """They are applied one on top of another."""
+    built = manifest(mini)
+    head, *entries = (tmp_path / SERIES).read_text(encoding="utf-8").split("[[patch]]\n")
+    mini.put(SERIES, "[[patch]]\n".join([head, *reversed(entries)]))
+    with pytest.raises(LockedError) as caught:
+        check_manifest(built, mini.catalog)
+    assert caught.value.why == "ext: its patches in another order"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from mmstack import run
 from mmstack.errors import CatalogError
 from mmstack.events import PlanReady, RunEnded, StepEnded
 from mmstack.model import Artifact, FilePin, LockedRequirement, Request, Toolkit
@@ -165,19 +167,36 @@ def test_the_builder_is_the_workflow_or_nobody(tmp_path: Path) -> None:
     assert builder(tmp_path, {**github, "GITHUB_ACTIONS": ""})["id"] == LOCAL
 
 
+def a_repository(root: Path) -> None:
+    """Make a folder a git repository that holds one file."""
+    git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false"]
+    (root / "file").write_text("1", encoding="utf-8")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+
+
 def test_the_commit_is_that_of_the_checkout_alone(tmp_path: Path) -> None:
     """A repository around it is another; one that was edited is said to be."""
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y", "-c", "commit.gpgsign=false"]
-    subprocess.run([*git, "init", "-q"], check=True)
+    a_repository(tmp_path)
     (tmp_path / "inner").mkdir()
-    (tmp_path / "file").write_text("1", encoding="utf-8")
-    subprocess.run([*git, "add", "."], check=True)
-    subprocess.run([*git, "commit", "-qm", "x"], check=True)
     found = builder(tmp_path, {})
     assert (len(found["commit"]), found["modified"]) == (40, False)
     (tmp_path / "file").write_text("2", encoding="utf-8")
     assert builder(tmp_path, {})["modified"] is True
     assert builder(tmp_path / "inner", {})["commit"] == ""
+
+
+def test_a_run_that_was_stopped_says_who_built_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a failure or by Ctrl-C: from then on no program is started, git neither."""
+    a_repository(tmp_path)
+    plan = Miniature(root=tmp_path).write().plan()
+    report = Report(dist=tmp_path / "dist", reproduce="", builder=lambda: builder(tmp_path, {}))
+    report(PlanReady(plan=plan, cached=frozenset()))
+    monkeypatch.setattr(run, "_stopping", threading.Event())
+    run.stop_all()
+    report(RunEnded(plan=plan, artifacts=(), verifications=(), seconds=1.0, error=run.interrupted()))
+    found = read_manifest(tmp_path / "dist" / "mini")["builder"]
+    assert (len(found["commit"]), found["modified"]) == (40, True)
 
 
 def test_nobody_is_asked_who_builds_where_nothing_was_done(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import subprocess
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mmstack import rebuild
+from mmstack.console import Console
 from mmstack.errors import CatalogError, HostError, PinError, RebuildError, UsageError
 from mmstack.events import RunEnded
 from mmstack.keys import file_digest
@@ -19,10 +23,13 @@ from mmstack.model import Artifact, Compiler, Installed, Paths, Request
 from mmstack.options import Options
 from mmstack.rebuild import wheel_differences
 from mmstack.report import Manifest, to_manifest
+from mmstack.session import Session
+from mmstack.sweep import Limits, sweep
+from mmstack.uses import Uses
 from tests.miniature import HOST, NEWER, PINS, Miniature
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mmstack.model import Plan
 
@@ -234,6 +241,44 @@ def test_it_is_built_apart(tmp_path: Path) -> None:
     rebuild.demand_same([{"same": True}], other.state)
     assert not other.state.exists()
     assert (paths.state / "downloads" / "kept").exists()
+
+
+def test_two_rebuilds_of_one_manifest_take_turns(
+    mini: Miniature, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+) -> None:
+    """The second says that it waits; nothing of the first is changed, nor swept, meanwhile."""
+    state = mini.root / "state"
+    paths = Paths(root=mini.root, state=state, dist=mini.root / "dist")
+    file = mini.put("manifest.json", json.dumps(manifest_of(mini.plan())))
+    told = [io.StringIO(), io.StringIO()]
+    order: list[str] = []
+
+    def again(number: int) -> None:
+        with pytest.raises(UsageError, match="as far as it goes"):
+            Session(paths=paths, console=Console(stdout=told[number], stderr=told[number])).rebuild(
+                str(file), Options()
+            )
+
+    def plan(session: Session, _asked: Options) -> Plan:
+        if not order:
+            order.append("the first begins")
+            second.start()
+            wait_for(lambda: "waiting: rebuild-" in told[1].getvalue())
+            swept = sweep(paths, Uses(state / "uses", print), Limits(max_size=0))
+            assert [item.why for item in swept.verdicts if item.thing.kind == "rebuild"] == [
+                "a build that runs uses it"
+            ]
+            assert session.paths.state.exists()
+            order.append("the first ends")
+        else:
+            order.append("the second")
+        raise UsageError("as far as it goes")
+
+    monkeypatch.setattr(Session, "_plan", plan)
+    second = threading.Thread(target=again, args=(1,))
+    again(0)
+    second.join(5)
+    assert order == ["the first begins", "the first ends", "the second"]
 
 
 def test_a_wheel_that_came_out_differently_is_shown(mini: Miniature, tmp_path: Path) -> None:

@@ -359,6 +359,9 @@ def test_a_run_that_did_nothing_keeps_the_report_of_the_one_that_did(tmp_path: P
     written = (tmp_path / "mini" / "manifest.json").read_text(encoding="utf-8")
     listen(tmp_path, *cached, replace(ENDED, seconds=0.1))
     assert (tmp_path / "mini" / "manifest.json").read_text(encoding="utf-8") == written
+    fetched = replace(cached[0], outcome="done")
+    listen(tmp_path, fetched, *cached[1:], replace(ENDED, seconds=0.2))
+    assert (tmp_path / "mini" / "manifest.json").read_text(encoding="utf-8") == written
     (tmp_path / "mini" / "manifest.json").unlink()
     listen(tmp_path, *cached, replace(ENDED, seconds=0.1))
     assert read_manifest(tmp_path / "mini")["seconds"] == 0.1

@@ -6,22 +6,28 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mmstack import rebuild
+from mmstack.engine import Engine
 from mmstack.errors import UsageError
 from mmstack.events import Waiting
 from mmstack.model import Paths
 from mmstack.sweep import AGES, Limits, read_age, read_size, sweep
-from mmstack.uses import Uses
+from mmstack.toolchains.caches import SCCACHE
+from mmstack.uses import Uses, of_plan
+from mmstack.workshop import Workshop
+from tests.miniature import Miniature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mmstack.events import Event
     from mmstack.sweep import Swept
+    from mmstack.uses import Known
 
 NOW = 2_000_000_000.0
 DAY = AGES["d"]
@@ -65,7 +71,15 @@ class Bench:
         self.make(f"artifacts/{key}/artifact.json", size=0, days=days)
         return self.make(f"artifacts/{key}/x.whl", size=size, days=days)
 
-    def result(self, stack: str, *keys: str, files: tuple[str, ...] = (), wheels: tuple[str, ...] = ()) -> None:
+    def result(  # what a manifest may name
+        self,
+        stack: str,
+        *keys: str,
+        files: tuple[str, ...] = (),
+        wheels: tuple[str, ...] = (),
+        packages: tuple[str, ...] = (),
+        commit: str = "",
+    ) -> None:
         """Write the manifest of a result that stands on these."""
         file = self.paths.dist / stack / "manifest.json"
         file.parent.mkdir(parents=True)
@@ -74,7 +88,11 @@ class Bench:
                 "name": "ext",
                 "key": key,
                 "verify_key": "f" * 64,
-                "source": {"files": [{"sha256": item} for item in files]},
+                "source": {
+                    "files": [{"sha256": item} for item in files],
+                    "packages": [{"sha256": item} for item in packages],
+                    "git": {"commit": commit} if commit else None,
+                },
             }
             for key in keys
         ]
@@ -160,15 +178,26 @@ def test_what_a_result_stands_on_stays(bench: Bench) -> None:
         f"logs/ext-{KEYS[1][:16]}.log",
         f"downloads/{KEYS[2]}/a.tar.gz",
         f"downloads/{KEYS[3]}/a.whl",
+        f"downloads/{KEYS[5]}/a.deb",
     ]
     files = [bench.artifact(KEYS[1], days=99), *(bench.make(name, days=99) for name in names)]
     other = bench.artifact(KEYS[4], days=1)
-    bench.result("mini", KEYS[1], files=(KEYS[2],), wheels=(KEYS[3],))
+    repository = bench.make("repositories/host.test-ext/HEAD", days=99)
+    bench.result("mini", KEYS[1], files=(KEYS[2],), wheels=(KEYS[3],), packages=(KEYS[5],))
     swept = bench.sweep(max_size=0, older_than=0.0)
     assert all(file.exists() for file in files)
     assert not other.exists()
+    assert not repository.exists()
     assert set(kept(swept).values()) == {"dist/mini stands on it"}
-    assert swept.after == 5000
+    assert swept.after == 6000
+
+
+def test_a_result_from_git_stands_on_the_repositories(bench: Bench) -> None:
+    """On all of them: which hold its submodules, no manifest says."""
+    files = [bench.make(f"repositories/{name}/HEAD", days=99) for name in ("ext", "submodule")]
+    bench.result("mini", KEYS[1], commit="c" * 40)
+    assert not removed(bench.sweep(max_size=0))
+    assert all(file.exists() for file in files)
 
 
 def test_a_result_that_cannot_be_read_ends_the_sweep(bench: Bench) -> None:
@@ -195,6 +224,44 @@ def test_what_a_run_uses_stays(bench: Bench) -> None:
     assert kept(swept)["artifacts/.new-1"] == "a build that runs may be making it"
     bench.sweep(max_size=0)
     assert not any(file.exists() for file in (ours, *shared))
+
+
+def test_a_rebuild_is_one_thing_and_claims_where_all_do(bench: Bench) -> None:
+    """What it shares stays while it runs, and so does what it makes; what it left goes by the limits."""
+    place = rebuild.apart(bench.paths, {"key": KEYS[1]}).state
+    shared = [bench.make(f"downloads/{KEYS[2]}/a.whl", days=99), bench.make("toolkits/cuda-1/a", days=99)]
+    made = bench.make(f"rebuild/{KEYS[1][:16]}/artifacts/{KEYS[3]}/x.whl", days=99)
+    left = bench.make(f"rebuild/{KEYS[4][:16]}/artifacts/{KEYS[3]}/x.whl", days=99)
+    with (
+        bench.uses.claim([rebuild.place({"key": KEYS[1]})]),
+        Uses(place / "uses", print).claim([f"downloads/{KEYS[2]}"]),
+    ):
+        assert kept(bench.sweep())[f"rebuild/{KEYS[4][:16]}"] == "may be of use"
+        swept = bench.sweep(max_size=0)
+    assert list(removed(swept)) == [f"rebuild/{KEYS[4][:16]}"]
+    assert not left.exists()
+    assert all(file.exists() for file in (*shared, made))
+    assert set(kept(swept).values()) == {"a build that runs uses it"}
+    assert set(removed(bench.sweep(max_size=0))) >= {f"rebuild/{KEYS[1][:16]}", f"downloads/{KEYS[2]}"}
+    assert not place.exists()
+
+
+def test_the_tools_of_a_build_are_in_use_too(tmp_path: Path) -> None:
+    """The pinned sccache, which no plan names."""
+    plan = Miniature(root=tmp_path).write().plan()
+    shop = Workshop(paths=Bench(tmp_path).paths, listener=print, environ={"PATH": str(tmp_path)}, compiler_cache="auto")
+    assert set(of_plan(plan, shop.tools)) - set(of_plan(plan)) == {f"downloads/{item}" for item in SCCACHE.sha256}
+    seen: list[Known] = []
+
+    def listen(_event: Event) -> None:
+        with shop.uses.alone() as known:
+            seen.append(known)
+        raise KeyboardInterrupt
+
+    shop.listener = listen
+    with pytest.raises(KeyboardInterrupt):
+        Engine(shop).build(plan)
+    assert seen[0].runs(f"downloads/{SCCACHE.sha256[0]}")
 
 
 def test_a_folder_stands_for_all_that_it_holds(bench: Bench) -> None:
@@ -290,6 +357,37 @@ def test_a_clock_that_was_set_back_makes_nothing_older(bench: Bench) -> None:
     assert removed(bench.sweep(older_than=DAY)) == {f"artifacts/{KEYS[2]}": "last used 2.0 days ago"}
     assert future.exists()
     assert not old.exists()
+
+
+def test_a_run_that_has_made_nothing_yet_keeps_its_claim(bench: Bench) -> None:
+    """A sweep in a fresh state leaves the next one something to see."""
+    with bench.uses.claim([f"work/ext-{KEYS[1][:16]}", "uv-cache"]):
+        bench.sweep()
+        file = bench.make(f"work/ext-{KEYS[1][:16]}/tree/a.c", days=9)
+        assert not removed(bench.sweep(max_size=0, older_than=0.0))
+    assert file.exists()
+    assert removed(bench.sweep(max_size=0))
+
+
+def test_files_may_be_renamed_while_a_sweep_looks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build does that runs: what is gone counts for nothing, and nothing of what is being written goes."""
+    part = bench.make(f"downloads/{KEYS[1]}/a.whl.part", days=9)
+    new = bench.make("verified/.new-a.json")
+    record = bench.make("digests/.new-1-a.json", size=0)
+    look = Path.lstat
+
+    def too_late(path: Path) -> os.stat_result:
+        if path in {part, new}:
+            path.unlink(missing_ok=True)
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", too_late)
+    with bench.uses.claim([f"downloads/{KEYS[1]}"]):
+        swept = bench.sweep(max_size=0)
+    assert not part.exists()
+    assert not new.exists()
+    assert record.exists()
+    assert not removed(swept)
 
 
 def test_what_is_known_of_things_that_are_gone_goes_too(bench: Bench) -> None:

@@ -1,0 +1,56 @@
+"""What a run does of its plan, and what it finds done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mmstack.engine import Engine
+from mmstack.events import StepEnded
+from mmstack.model import Paths
+from mmstack.workshop import Workshop
+from tests.miniature import Miniature
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmstack.events import Event
+    from mmstack.model import Plan, Step
+
+FETCHES = {"fetch", "fetch base", "fetch ext", "fetch top"}
+
+
+@dataclass(kw_only=True)
+class Shop(Workshop):
+    """One that fetches nothing, but knows what it was asked to."""
+
+    asked: set[str] = field(default_factory=set)
+
+    def fetch(self, plan: Plan, step: Step) -> str:
+        """Take note of it."""
+        assert step in plan.steps
+        self.asked.add(step.id)
+        return "0 files"
+
+
+def test_fetch_fetches_what_is_built_already(tmp_path: Path) -> None:
+    """What a sweep took is wanted again by whoever carries the downloads elsewhere; nothing else is done anew."""
+    plan = Miniature(root=tmp_path).write().plan()
+    ended: list[tuple[str, str]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepEnded):
+            ended.append((event.step.id, event.outcome))
+
+    paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
+    shop = Shop(paths=paths, listener=listen, environ={})
+    for layer in plan.made:
+        wheel = tmp_path / f"{layer.name}-1-py3-none-any.whl"
+        wheel.write_text(layer.name)
+        shop.store.put(wheel, layer=layer.name, key=layer.key, seconds=1.0, gates=(), reproducible=True)
+    Engine(shop).build(plan, stop_after="fetch")
+    assert shop.asked == FETCHES
+    assert sorted(ended) == sorted((name, "done") for name in FETCHES)
+    shop.asked.clear()
+    Engine(shop).build(plan, stop_after="gate")
+    assert shop.asked == set()
