@@ -31,7 +31,7 @@ class Mmcv(DataOnly):
         common = {"CFLAGS": options, "CXXFLAGS": options, **compiled}
         if facts.cuda == "cpu":
             return {**common, "FORCE_CUDA": "0"}
-        # Upstream's setup.py names no level to nvcc, which is -O0 for what runs on the host; it is no other for the GPU.
+        # Of what runs on the host; upstream's setup.py gives nvcc no level, which is -O0. The GPU's code is optimized anyway.
         # nvcc gets no -DNDEBUG from upstream either: kernels check their indices by assertions.
         # The list is spelt as torch.utils.cpp_extension wants it, for upstream's build; CMake is told by the engine
         architectures = ";".join(str(item) for item in facts.architectures)
