@@ -31,8 +31,8 @@ class Mmcv(DataOnly):
         common = {"CFLAGS": options, "CXXFLAGS": options, **compiled}
         if facts.cuda == "cpu":
             return {**common, "FORCE_CUDA": "0"}
-        # Of what runs on the host; upstream's setup.py gives nvcc no level, which is -O0. The GPU's code is optimized anyway.
-        # nvcc gets no -DNDEBUG from upstream either: kernels check their indices by assertions.
+        # Upstream gives nvcc no level, which for what runs on the host is -O0, and no -DNDEBUG: kernels check their
+        # indices by assertions.
         # The list is spelt as torch.utils.cpp_extension wants it, for upstream's build; CMake is told by the engine
         architectures = ";".join(str(item) for item in facts.architectures)
         return {**common, "FORCE_CUDA": "1", "CUDAFLAGS": "-O1", "TORCH_CUDA_ARCH_LIST": architectures}
