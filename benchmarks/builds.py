@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / ".mmstack" / "bench"
 COPIED = ("mmstack", "pipelines", "patches", "stacks", "toolkits", "tasks.py", "pyproject.toml")
-CUDA = ("--cuda", "13.0", "--index-only", "--arch")
+CUDA = ("--cuda", "13.0", "--toolkit", "wheels", "--arch")
 STACKS: Mapping[str, tuple[str, ...]] = {
     "cpu": (),
     "cuda": (*CUDA, "9.0"),
@@ -110,7 +110,7 @@ def in_turn(
     cwd: Path,
     environment: Mapping[str, str],
     others: Sequence[Callable[[], Cost]],
-    every: float = 240,
+    every: float,
 ) -> tuple[Cost, tuple[Cost, ...]]:
     """Run a long command and return what it took, and the mean of each other one's cost.
 
@@ -214,7 +214,9 @@ class Project:
         # torch 2.13 goes through ccache by itself where it is installed
         return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **self.variables}
 
-    def upstream(self, out: Path, others: Sequence[Callable[[], Cost]]) -> tuple[Cost, tuple[Cost, ...]]:
+    def upstream(
+        self, out: Path, others: Sequence[Callable[[], Cost]], every: float = 240
+    ) -> tuple[Cost, tuple[Cost, ...]]:
         """Build the tree as upstream does, in turn with other ways; return all costs."""
         tree, env = BENCH / "tree", BENCH / "env"
         for folder in (tree, env, out):
@@ -226,7 +228,7 @@ class Project:
         path = os.pathsep.join([str(env / "bin"), os.environ["PATH"]])
         options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count()), "PATH": path}
         words += ["--python", env / "bin" / "python", tree]
-        cost, costs = in_turn(words, tree, {**self.environment, **options}, others)
+        cost, costs = in_turn(words, tree, {**self.environment, **options}, others, every)
         return _with_wheel(cost, out), costs
 
     def ninja(self) -> Cost:
@@ -351,11 +353,14 @@ def overhead(checkout: Checkout) -> list[Row]:
 def compare(checkout: Checkout, name: str) -> list[Row]:
     """Return both ways' rows for a kind of stack; of what is compiled for many architectures no more than that."""
     options, title = STACKS[name], f"mmcv, {name}"
-    whole = name in CHANGED
-    more = [*_ours_alone(checkout, name, title), _filled(checkout, options, title)] if whole else []
+    more = _ours_alone(checkout, name, title) if name in CHANGED else []
+    ours = [partial(checkout.ours, options)]
+    if name == "cpu":
+        more.append(_filled(checkout, options, title))
+        ours.append(partial(checkout.ours, options, *CACHED))
     project = checkout.configured(options)
-    ours = [partial(checkout.ours, options, *words) for words in ((), CACHED)[: 1 + whole]]
-    upstream, (built, *cached) = project.upstream(BENCH / f"upstream-{name}", ours)
+    every = 240 if name == "cpu" else 600
+    upstream, (built, *cached) = project.upstream(BENCH / f"upstream-{name}", ours, every)
     share = built.cpu / upstream.cpu
     floor = more[0].floor if more else None
     return [
@@ -439,8 +444,8 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "# Benchmarks",
         "",
         "Made by `uv run nox -s bench`. A `share` is one of CPU seconds, of ways that took turns: upstream's build is",
-        "held still each four minutes for one of ours, of which the mean is given. Starts are medians of seven, the",
-        "step `build` and ninja alone of three in turn; what has no share was done once, before. The `floor` of a",
+        "held still each four minutes (CUDA: ten) for one of ours, of which the mean is given. Starts are medians of",
+        "seven, the step `build` and ninja alone of three in turn; what has no share was done once, before. The `floor` of a",
         "build is what ninja alone took, less what its units take that hold nothing but their headers: compilation",
         "with headers already parsed. That of a start is Python that imports Invoke.",
     ]
