@@ -74,7 +74,6 @@ CCACHE_UNCACHEABLE = (
 )
 CCACHE_ERRORS = ("internal_error", "missing_cache_file", "remote_storage_error", "remote_storage_timeout")
 START_SECONDS = 20.0
-IDLE_SECONDS = "600"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +190,8 @@ def serving(
         ours = {"SCCACHE_SERVER_UDS": str(socket), "SCCACHE_DIR": str(cache.folder)}
         theirs = {name: value for name, value in environ.items() if name.upper().startswith(SERVER_REMOTE)}
         server = {**theirs, **ours, "SCCACHE_BASEDIRS": str(base), "SCCACHE_CACHE_SIZE": MAXIMUM}
-        server |= {"SCCACHE_START_SERVER": "1", "SCCACHE_NO_DAEMON": "1", "SCCACHE_IDLE_TIMEOUT": IDLE_SECONDS}
+        # never idle: while nvcc runs nobody asks it, and the next compiler would start one of its own without `theirs`
+        server |= {"SCCACHE_START_SERVER": "1", "SCCACHE_NO_DAEMON": "1", "SCCACHE_IDLE_TIMEOUT": "0"}
         environment = scrubbed(Path(folder), server)
         failed: list[Exception] = []
         # it compiles in the place of the build's own compilers, so what they may not, it may not

@@ -160,13 +160,19 @@ SERVER = """\
 case "$*" in
   --version) echo sccache 0.16.0 ;;
   --stop-server) kill "$(cat "$SCCACHE_SERVER_UDS")" ;;
-  *) echo "$SCCACHE_BUCKET $SCCACHE_REDIS_ENDPOINT" > "{seen}"; echo $$ > "$SCCACHE_SERVER_UDS"; exec sleep 60 ;;
+  *) echo "$SCCACHE_BUCKET $SCCACHE_REDIS_ENDPOINT $SCCACHE_IDLE_TIMEOUT" > "{seen}"
+    echo $$ > "$SCCACHE_SERVER_UDS"
+    exec sleep 60 ;;
 esac
 """
 
 
 def test_a_server_is_held_by_one_at_a_time_and_ends_with_its_build(machine: Machine) -> None:
-    """Two at once would spoil the folder; one outlives neither an end nor an error. The user's storage is its own."""
+    """Two at once would spoil the folder; one outlives neither an end nor an error. The user's storage is its own.
+
+    Nor does it end before its build (0 is never), however long a compiler runs that does not ask it: the next that does
+    would start one of its own, which nobody ends, without the user's storage.
+    """
     seen, lock = machine.root / "seen", threading.Lock()
     machine.add("sccache", SERVER.format(seen=seen), folder="pinned")
     cache = machine.find("sccache")
@@ -180,7 +186,7 @@ def test_a_server_is_held_by_one_at_a_time_and_ends_with_its_build(machine: Mach
     with pytest.raises(KeyError):
         build()
     assert not lock.locked()
-    assert seen.read_text(encoding="utf-8") == "ours \n"
+    assert seen.read_text(encoding="utf-8") == "ours  0\n"
     assert not [each for each in psutil.Process().children(recursive=True) if each.name() == "sleep"]
 
 
