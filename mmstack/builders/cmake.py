@@ -26,7 +26,8 @@ CONFIGURE_LOG = "configure.log"
 MANIFEST = "build.ninja"
 CACHED = re.compile(r"^([\w.+-]+):[A-Z]+=(.*)$", re.MULTILINE)
 FAILED = re.compile(r"^FAILED: (?:\[code=(\d+)\] )?(\S+)")
-FAILED_UNIT = re.compile(r"^FAILED: (?:\[code=\d+\] )?(\S*/Unity/unity_\w+\.\w+)\.o\b")
+# what CMake calls an object: by its source's place in the tree, a unit by its own in the build folder
+FAILED_OBJECT = re.compile(r"^FAILED: (?:\[code=\d+\] )?((\S*?)CMakeFiles/[^/]+\.dir/(\S+))\.o\b")
 INCLUDED = re.compile(r'^#include "(.+)"$', re.MULTILINE)
 # How a compiler that the kernel killed is told of, or one that was refused memory.
 KILLED = re.compile(
@@ -65,9 +66,9 @@ def configure(build: Build) -> str:
 def compile_project(build: Build) -> None:
     """Compile a configured project; one that was stopped carries on.
 
-    Where compilers are killed for want of memory, fewer are run at once, and a warning says so. So it does where a
-    unit that our CMakeLists.txt put together of several sources does not compile and is taken apart. Of a folder of the
-    user's own that is remembered for its next build, which has another key.
+    Where compilers are killed for want of memory, fewer are run at once, and a warning says so. So it does where what
+    our CMakeLists.txt makes of sources, units or single ones, does not compile, and they are compiled apart. Of a
+    user's own folder that is remembered for its next build, which has another key.
 
     Raises:
         BuildError: a source does not compile by itself, or takes more memory than there is.
@@ -82,7 +83,7 @@ def compile_project(build: Build) -> None:
         except BuildError as error:
             if killed := _killed(error, lines):
                 build, jobs = replace(build, threads=1), _fewer(build, jobs, killed, error)
-            elif apart := _units(build, lines):
+            elif apart := _otherwise(build, lines):
                 _take_apart(build, apart)
             else:
                 raise
@@ -192,19 +193,23 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def _units(build: Build, lines: Sequence[str]) -> list[str]:
-    """Return the sources of units that failed and can be taken apart; only our own projects know how."""
+def _otherwise(build: Build, lines: Sequence[str]) -> list[str]:
+    """Return the sources that failed and can be compiled apart; only our own projects know how."""
     project, folder = build.layer.recipe.cmake, build.folder
     if project is None or not project.file:
         return []
-    units = [folder / match[1] for match in map(FAILED_UNIT.match, lines) if match]
-    sources = [name for unit in units for name in INCLUDED.findall(unit.read_text(encoding="utf-8"))]
+    sources: list[str] = []
+    for unit, below, source in (match.groups() for match in map(FAILED_OBJECT.match, lines) if match):
+        if (folder / unit).exists():
+            sources += INCLUDED.findall((folder / unit).read_text(encoding="utf-8"))
+        elif (single := build.place.tree / below / source).exists():
+            sources.append(str(single))
     return sources if set(sources) - set(_apart(build)) else []
 
 
 def _take_apart(build: Build, sources: Sequence[str]) -> None:
     names = ", ".join(name.rpartition("/")[2] for name in sources)
-    text = f"{build.layer.name}: these do not compile as one unit, so each is compiled apart: {names}"
+    text = f"{build.layer.name}: these do not compile as the project has them, so each is compiled apart: {names}"
     build.listener(Notice(text=text, level="warning"))
     apart = [*_apart(build), *sources]
     _configure(build, apart)

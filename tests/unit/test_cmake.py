@@ -75,6 +75,11 @@ add_library(alone SHARED alone.cpp)
 install(TARGETS alone)
 add_library(unwanted SHARED EXCLUDE_FROM_ALL unwanted.cpp)
 """
+LEAN = """\
+if(NOT "${CMAKE_SOURCE_DIR}/alone.cpp" IN_LIST APART)
+  set_source_files_properties(alone.cpp PROPERTIES COMPILE_DEFINITIONS "here=gone")
+endif()
+"""
 CLASH = "static int part() { return 2; }\nint two() { return part(); }\n"
 
 
@@ -246,7 +251,6 @@ def test_a_source_that_does_not_compile_is_told_and_the_rest_is_kept(bench: Benc
     before = bench.objects()
     bench.write(alone=SOURCES["alone.cpp"])
     bench.build()
-    assert bench.warnings == []
     assert {name for name, time in bench.objects().items() if before.get(name) != time} == {"alone.cpp.o"}
 
 
@@ -280,6 +284,17 @@ def test_a_unit_that_does_not_compile_is_taken_apart(bench: Bench) -> None:
     bench.build()
     assert len(bench.warnings) == 1, "what was learnt is remembered"
     assert {name for name, time in bench.objects().items() if before.get(name) != time} == {"alone.cpp.o"}
+
+
+def test_a_source_in_no_unit_that_does_not_compile_is_compiled_apart(bench: Bench) -> None:
+    """What the project gives all but those of APART, such as few headers, may be too little for a single one too."""
+    bench.project("set_source_files_properties(${APART}", f"{LEAN}set_source_files_properties(${{APART}}")
+    bench.write(alone="static int here() { return 3; }\nint alone() { return ::here(); }\nint gone = here();\n")
+    bench.build()
+    assert bench.module.exists()
+    assert "unity_both_cxx.cxx.o" in bench.objects(), "the unit is none of its business"
+    assert len(bench.warnings) == 1
+    assert bench.warnings[0].endswith(": alone.cpp")
 
 
 @pytest.mark.parametrize("reproducible", [False, True])
