@@ -68,7 +68,8 @@ def compile_project(build: Build) -> None:
 
     Where compilers are killed for want of memory, fewer are run at once, and a warning says so. So it does where what
     our CMakeLists.txt makes of sources, units or single ones, does not compile, and they are compiled apart. Of a
-    user's own folder that is remembered for its next build, which has another key.
+    user's own folder that is remembered for its next build, which has another key. What does not compile apart either
+    is wrong by itself, and all is put together again.
 
     Raises:
         BuildError: a source does not compile by itself, or takes more memory than there is.
@@ -83,9 +84,7 @@ def compile_project(build: Build) -> None:
         except BuildError as error:
             if killed := _killed(error, lines):
                 build, jobs = replace(build, threads=1), _fewer(build, jobs, killed, error)
-            elif apart := _otherwise(build, lines):
-                _take_apart(build, apart)
-            else:
+            elif not _tried_otherwise(build, _not_compiled(build, lines)):
                 raise
     remember(build, folder / NINJA_LOG)
     _remember_apart(build)
@@ -193,8 +192,23 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def _otherwise(build: Build, lines: Sequence[str]) -> list[str]:
-    """Return the sources that failed and can be compiled apart; only our own projects know how."""
+def _tried_otherwise(build: Build, failed: Sequence[str]) -> bool:
+    """Have sources that failed compiled apart, and return whether there was anything to try."""
+    apart = _apart(build)
+    if set(failed) & set(apart):
+        if (before := _remembered(build)) != apart:
+            _configure_apart(build, before)
+        return False
+    if failed:
+        names = ", ".join(name.rpartition("/")[2] for name in failed)
+        text = f"{build.layer.name}: these do not compile as the project has them, so each is compiled apart: {names}"
+        build.listener(Notice(text=text, level="warning"))
+        _configure_apart(build, sorted([*apart, *failed]))
+    return bool(failed)
+
+
+def _not_compiled(build: Build, lines: Sequence[str]) -> list[str]:
+    """Return the sources that failed, of a unit all; of our own projects, which alone can compile them apart."""
     project, folder = build.layer.recipe.cmake, build.folder
     if project is None or not project.file:
         return []
@@ -204,14 +218,10 @@ def _otherwise(build: Build, lines: Sequence[str]) -> list[str]:
             sources += INCLUDED.findall((folder / unit).read_text(encoding="utf-8"))
         elif (single := build.place.tree / below / source).exists():
             sources.append(str(single))
-    return sources if set(sources) - set(_apart(build)) else []
+    return sources
 
 
-def _take_apart(build: Build, sources: Sequence[str]) -> None:
-    names = ", ".join(name.rpartition("/")[2] for name in sources)
-    text = f"{build.layer.name}: these do not compile as the project has them, so each is compiled apart: {names}"
-    build.listener(Notice(text=text, level="warning"))
-    apart = [*_apart(build), *sources]
+def _configure_apart(build: Build, apart: Sequence[str]) -> None:
     _configure(build, apart)
     (build.folder / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
 

@@ -324,11 +324,33 @@ def test_a_source_that_is_gone_is_apart_no_longer(bench: Bench) -> None:
 
 
 def test_an_error_in_a_unit_is_told_for_its_source(bench: Bench) -> None:
-    """Taken apart, the source that is wrong is found, and the build ends."""
+    """Taken apart, the source that is wrong is found, and the build ends; the unit is not to blame, and stays one."""
+    bench.layer = replace(bench.layer, reproducible=False)
     bench.write(two="int two() { return here; }\n")
     with pytest.raises(BuildError) as caught:
         bench.build()
     assert "two.cpp:1" in caught.value.why
+    assert len(bench.warnings) == 1
+    bench.write(two=SOURCES["two.cpp"])
+    bench.build()
+    manifest = (bench.place.built / "build.ninja").read_text(encoding="utf-8")
+    assert "unity_both_cxx.cxx.o" in manifest
+    assert "/one.cpp.o" not in manifest
+    assert not bench.place.apart.exists()
+    assert len(bench.warnings) == 1
+
+
+def test_an_error_in_a_source_that_is_apart_already_leaves_it_there(bench: Bench) -> None:
+    """What compiled apart before does so again once it is mended."""
+    bench.layer = replace(bench.layer, reproducible=False)
+    bench.write(two=CLASH)
+    bench.build()
+    bench.write(two=CLASH.replace("part();", "here;"))
+    with pytest.raises(BuildError, match=r"ext 2\.0 did not build"):
+        bench.build()
+    bench.write(two=CLASH)
+    bench.build()
+    assert {"one.cpp.o", "two.cpp.o"} <= bench.objects().keys()
     assert len(bench.warnings) == 1
 
 
