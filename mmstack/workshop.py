@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mmstack import hermetic
 from mmstack.builders.build import Build, Workplace, newest_time, unfinished
-from mmstack.builders.cmake import compile_project, configure, read_cache
+from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
 from mmstack.digests import Digests
@@ -552,7 +552,7 @@ class Workshop:
             key=layer.key,
             seconds=_seconds(place),
             gates=(*passed.gates, *own),
-            reproducible=layer.reproducible,
+            reproducible=layer.reproducible and not taken_apart(place),
             gpu_code=passed.gpu_code,
         )
         self.listener(ArtifactStored(artifact=artifact))

@@ -17,9 +17,9 @@ from mmstack.host import memory
 from mmstack.jobs import memory_per_job
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from mmstack.builders.build import Build
+    from mmstack.builders.build import Build, Workplace
 
 CONFIGURED = ".configured"  # set last, and holds what is compiled apart: a half-written cache is not to be trusted
 CONFIGURE_LOG = "configure.log"
@@ -67,7 +67,7 @@ def compile_project(build: Build) -> None:
     """Compile a configured project; one that was stopped carries on.
 
     Where compilers are killed for want of memory, fewer are run at once, and a warning says so. So it does where what
-    our CMakeLists.txt makes of sources, units or single ones, does not compile, and they are compiled apart. Of a
+    our CMakeLists.txt makes of sources, units or single ones, does not compile twice, and they are compiled apart. Of a
     user's own folder that is remembered for its next build, which has another key. What does not compile apart either
     is wrong by itself, and all is put together again.
 
@@ -76,6 +76,7 @@ def compile_project(build: Build) -> None:
         GateError: it tried to download something.
     """
     folder, jobs = build.folder, build.jobs
+    once: set[str] = set()
     while True:
         lines: list[str] = []
         try:
@@ -84,10 +85,16 @@ def compile_project(build: Build) -> None:
         except BuildError as error:
             if killed := _killed(error, lines):
                 build, jobs = replace(build, threads=1), _fewer(build, jobs, killed, error)
-            elif not _tried_otherwise(build, _not_compiled(build, lines)):
+            elif not _tried_again(build, _not_compiled(build, lines), once):
                 raise
     remember(build, folder / NINJA_LOG)
     _remember_apart(build)
+
+
+def taken_apart(place: Workplace) -> list[str]:
+    """Return the sources that were compiled apart where a project of our own puts them together."""
+    file = place.built / CONFIGURED
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def read_cache(folder: Path) -> dict[str, str]:
@@ -192,19 +199,28 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.1f} GiB"
 
 
-def _tried_otherwise(build: Build, failed: Sequence[str]) -> bool:
-    """Have sources that failed compiled apart, and return whether there was anything to try."""
-    apart = _apart(build)
+def _tried_again(build: Build, failed: Sequence[str], once: set[str]) -> bool:
+    """Have sources that failed compiled once more, then apart, and return whether there was anything to try.
+
+    A compiler that crashes once must not change what comes out.
+    """
+    apart = taken_apart(build.place)
     if set(failed) & set(apart):
         if (before := _remembered(build)) != apart:
             _configure_apart(build, before)
         return False
-    if failed:
-        names = ", ".join(name.rpartition("/")[2] for name in failed)
-        text = f"{build.layer.name}: these do not compile as the project has them, so each is compiled apart: {names}"
-        build.listener(Notice(text=text, level="warning"))
-        _configure_apart(build, sorted([*apart, *failed]))
+    if twice := once.intersection(failed):
+        text = "these do not compile as the project has them, so each is compiled apart, and the wheel is marked as"
+        build.listener(Notice(text=f"{build.layer.name}: {text} not reproducible: {_names(twice)}", level="warning"))
+        _configure_apart(build, sorted(twice.union(apart)))
+    elif failed:
+        build.listener(Notice(text=f"{build.layer.name}: these did not compile, and are tried again: {_names(failed)}"))
+    once.update(failed)
     return bool(failed)
+
+
+def _names(sources: Iterable[str]) -> str:
+    return ", ".join(sorted(name.rpartition("/")[2] for name in sources))
 
 
 def _not_compiled(build: Build, lines: Sequence[str]) -> list[str]:
@@ -226,14 +242,10 @@ def _configure_apart(build: Build, apart: Sequence[str]) -> None:
     (build.folder / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
 
 
-def _apart(build: Build) -> list[str]:
-    return (build.folder / CONFIGURED).read_text(encoding="utf-8").splitlines()
-
-
 def _remember_apart(build: Build) -> None:
     """Remember it where a build is not reproducible anyway: elsewhere the same key would give other bits."""
     tree, file = build.place.tree, build.place.apart
-    if (apart := _apart(build)) and not build.layer.reproducible:
+    if (apart := taken_apart(build.place)) and not build.layer.reproducible:
         file.write_text("\n".join(Path(name).relative_to(tree).as_posix() for name in apart), encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from mmstack.builders.build import Build, Workplace
-from mmstack.builders.cmake import compile_project, configure, read_cache
+from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
 from mmstack.errors import BuildError, GateError
 from mmstack.events import BuildProgress, Compiled, Edge, Notice
 from mmstack.graph import has_project
@@ -41,6 +41,14 @@ KILLED = """\
 #!/bin/sh
 case "$*" in *unity_both*) echo "g++: fatal error: Killed signal terminated program cc1plus"; exit 1 ;; esac
 exec g++ "$@"
+"""
+CRASHES = """\
+#!/bin/sh
+case "$*" in *_ext.dir*unity_both*" -c "*) ;; *) exec g++ "$@" ;; esac
+echo >> "{crashes}"
+[ "$(wc -l < "{crashes}")" -gt {times} ] && exec g++ "$@"
+echo "one.cpp:1:1: internal compiler error: Segmentation fault"
+exit 1
 """
 CROWDED = """\
 #!/bin/sh
@@ -284,6 +292,18 @@ def test_a_unit_that_does_not_compile_is_taken_apart(bench: Bench) -> None:
     bench.build()
     assert len(bench.warnings) == 1, "what was learnt is remembered"
     assert {name for name, time in bench.objects().items() if before.get(name) != time} == {"alone.cpp.o"}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_compiler_that_crashes_once_changes_nothing(bench: Bench, tmp_path: Path, times: int) -> None:
+    """A unit is taken apart by its second failure, and what comes of that says so of itself."""
+    bench.compiler(CRASHES.format(crashes=tmp_path / "crashes", times=times))
+    bench.build()
+    assert ("unity_both_cxx.cxx.o" in bench.objects()) == (times == 1)
+    apart = [] if times == 1 else [str(bench.place.tree / name) for name in ("one.cpp", "two.cpp")]
+    assert taken_apart(bench.place) == apart
+    assert len(bench.warnings) == times - 1
+    assert all("not reproducible: one.cpp, two.cpp" in warning for warning in bench.warnings)
 
 
 def test_a_source_in_no_unit_that_does_not_compile_is_compiled_apart(bench: Bench) -> None:

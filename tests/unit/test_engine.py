@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pytest
+
+from mmstack import gates
+from mmstack.builders.cmake import CONFIGURED
 from mmstack.engine import Engine
-from mmstack.events import StepEnded
+from mmstack.events import StepEnded, ignore
 from mmstack.model import Paths
 from mmstack.workshop import Workshop
 from tests.miniature import Miniature
@@ -54,3 +58,22 @@ def test_fetch_fetches_what_is_built_already(tmp_path: Path) -> None:
     shop.asked.clear()
     Engine(shop).build(plan, stop_after="gate")
     assert shop.asked == set()
+
+
+@pytest.mark.parametrize("apart", ["", "one.cpp\ntwo.cpp"])
+def test_what_was_taken_apart_is_marked_as_not_reproducible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: str
+) -> None:
+    """Its compiler failed, here and today; the same key may give other bits elsewhere."""
+    monkeypatch.setattr(gates, "check_wheel", lambda *_args, **_more: gates.Passed(gates=("tag",)))
+    plan = Miniature(root=tmp_path).write().plan()
+    layer = plan.layer("ext")
+    paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
+    shop = Workshop(paths=paths, listener=ignore, environ={})
+    place = shop.place(layer)
+    for folder in (place.out, place.built):
+        folder.mkdir(parents=True)
+    (place.out / "ext-2.0-py3-none-any.whl").touch()
+    (place.built / CONFIGURED).write_text(apart)
+    shop.gate(plan, next(step for step in plan.steps if step.id == "gate ext"))
+    assert shop.artifact(layer).reproducible == (not apart)
