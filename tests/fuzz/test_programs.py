@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mmstack import elf
-from mmstack.builders.cmake import CACHED, FAILED, FAILED_UNIT, INCLUDED, KILLED
+from mmstack.builders.cmake import CACHED, FAILED, FAILED_OBJECT, INCLUDED, KILLED
 from mmstack.builders.offline import Guard
 from mmstack.diagnose import first_error, plain
 from mmstack.errors import CommandError, GateError
@@ -66,7 +66,7 @@ def test_output_of_a_build_is_judged(text: str) -> None:
     guard = Guard(variables={})
     for line in lines:
         guard.read(line)
-        for pattern in (FAILED, FAILED_UNIT, KILLED):
+        for pattern in (FAILED, FAILED_OBJECT, KILLED):
             pattern.search(line)
     CACHED.findall(text)
     INCLUDED.findall(text)
