@@ -72,13 +72,17 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def compare(session: nox.Session) -> None:
-    """Demand that upstream's build of mmcv's ops and ours pass the same suite, export the same and compute the same."""
-    wheels = Path("dist/cpu/wheels")
-    session.run("invoke", "build-stack", "--flag", "mmcv.BUILD=upstream", external=True)
+    """Demand that upstream's build of mmcv's ops and ours pass the same suite, export the same and compute the same.
+
+    `nox -s compare -- cuda` for the ops of CUDA, on a GPU where there is one.
+    """
+    stack, options = ("cu130", CUDA) if "cuda" in session.posargs else ("cpu", ())
+    wheels = Path("dist", stack, "wheels")
+    session.run("invoke", "build-stack", *options, "--flag", "mmcv.BUILD=upstream", external=True)
     (upstream,) = (shutil.copy2(wheel, session.create_tmp()) for wheel in wheels.glob("mmcv-*.whl"))
-    session.run("invoke", "build-stack", external=True)
+    session.run("invoke", "build-stack", *options, external=True)
     (ours,) = wheels.glob("mmcv-*.whl")
-    session.run("dist/cpu/env/bin/python", "pipelines/two_builds.py", upstream, str(ours), external=True)
+    session.run(f"dist/{stack}/env/bin/python", "pipelines/two_builds.py", upstream, str(ours), external=True)
 
 
 @nox.session(venv_backend="none")

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -62,7 +61,11 @@ HEAD = (
     "| case | CPU s | share | limit | | floor, CPU s | wall s | largest process | wheel |",
     "|---|---|---|---|---|---|---|---|---|",
 )
-TIMES = ("| call | upstream's build, ms | ours, ms | ours / upstream's |", "|---|---|---|---|")
+TIMES = (
+    "| call | upstream's build, ms | ours, ms | ours / upstream's | noise | ours is |",
+    "|---|---|---|---|---|---|",
+)
+KEY = "key.txt"  # beside a wheel: what mmcv's key was when it was built
 MIB = 1024  # of the kilobytes that the system counts in
 OVERHEAD = 1.03
 
@@ -198,6 +201,7 @@ class Project:
     `jobs` is how many compilers run at once.
     """
 
+    key: str
     work: Path
     variables: Mapping[str, str]
     jobs: int
@@ -229,6 +233,7 @@ class Project:
         options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count()), "PATH": path}
         words += ["--python", env / "bin" / "python", tree]
         cost, costs = in_turn(words, tree, {**self.environment, **options}, others, every)
+        (out / KEY).write_text(self.key, encoding="utf-8")
         return _with_wheel(cost, out), costs
 
     def ninja(self) -> Cost:
@@ -289,8 +294,9 @@ class Checkout:
         self.forget(options)
         self.invoke("build-stack", *options, "--offline", "--stop-after", "configure")
         cuda = self._cuda(options[-1]) if options else {"FORCE_CUDA": "0"}
-        work = self.state / "work" / f"mmcv-{self.key(options)[:16]}"
-        return Project(work=work, variables=cuda, jobs=self.plan(options)["layers"]["mmcv"]["jobs"])
+        key = self.key(options)
+        work = self.state / "work" / f"mmcv-{key[:16]}"
+        return Project(key=key, work=work, variables=cuda, jobs=self.plan(options)["layers"]["mmcv"]["jobs"])
 
     def forget(self, options: Sequence[str]) -> Path:
         """Remove mmcv from the store and where it was built; return where the store will have it."""
@@ -419,23 +425,15 @@ def one_of(costs: Sequence[Cost], kind: Callable[[list[float]], float] = statist
 def run_time(checkout: Checkout) -> list[dict[str, Any]]:
     """Return how long calls take of upstream's build and of ours, in turn, in the environment of the stack `cpu`."""
     options = STACKS["cpu"]
-    upstream = BENCH / "upstream-cpu"
-    if not upstream.exists():
+    upstream, key = BENCH / "upstream-cpu", checkout.key(options)
+    if not (upstream / KEY).exists() or (upstream / KEY).read_text(encoding="utf-8") != key:
         checkout.configured(options).upstream(upstream, [partial(checkout.ours, options)])
     checkout.invoke("build-stack", "--offline")
-    ours = checkout.state / "artifacts" / checkout.key(options)
-    unpacked = [_unpack(wheels, BENCH / f"package-{number}") for number, wheels in enumerate((upstream, ours))]
+    wheels = [next(folder.glob("*.whl")) for folder in (upstream, checkout.state / "artifacts" / key)]
     python = checkout.root / "dist" / "cpu" / "env" / "bin" / "python"
-    measure([python, ROOT / "pipelines" / "mmcv" / "run_time.py", *unpacked], BENCH, checkout.environment)
+    measure([python, ROOT / "pipelines" / "mmcv" / "run_time.py", *wheels], BENCH, checkout.environment)
     text = (BENCH / "log.txt").read_text(encoding="utf-8")
     return [{"call": call, **found} for call, found in json.loads(text[text.index("{") :]).items()]
-
-
-def _unpack(wheels: Path, place: Path) -> Path:
-    shutil.rmtree(place, ignore_errors=True)
-    with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
-        wheel.extractall(place)  # noqa: S202 - just built here
-    return place
 
 
 def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> str:
@@ -456,8 +454,27 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    cells = ([row["call"], f"{row['first_ms']}", f"{row['second_ms']}", f"{row['ratio']}"] for row in rows)
-    return [*TIMES, *(f"| {' | '.join(each)} |" for each in cells)]
+    return [
+        *TIMES,
+        *(f"| {' | '.join(_time(row))} |" for row in rows),
+        "",
+        "Medians of rounds, with the least and the most. The noise is what a second copy of upstream's build takes of",
+        "the first, the least and the most of the rounds: a ratio within it is no difference.",
+    ]
+
+
+def _time(row: Mapping[str, Any]) -> list[str]:
+    """Return a call's cells; rows that were measured without its noise claim nothing."""
+    times = [f"{row[f'{side}_ms']}{_range(row.get(f'{side}_range'))}" for side in ("first", "second")]
+    if "noise" not in row:
+        return [row["call"], *times, f"{row['ratio']}", "not measured", ""]
+    low, high = row["noise"]
+    verdict = "faster" if row["ratio"] < low else "slower" if row["ratio"] > high else "as fast"
+    return [row["call"], *times, f"{row['ratio']}", f"{low} to {high}", verdict]
+
+
+def _range(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]} to {bounds[1]})"
 
 
 def _costs(rows: Sequence[Row]) -> list[str]:

@@ -1,6 +1,7 @@
 """How long a build takes on more cores, from its graph and the seconds of its files: `docs/explanation/scale.md`.
 
-`python -m benchmarks.scale GRAPH RECIPE`: GRAPH is what `ninja -t graph TARGET` prints, RECIPE the folder of a layer.
+`python -m benchmarks.scale GRAPH SECONDS`: GRAPH is what `ninja -t graph TARGET` prints, SECONDS the folder of a layer
+whose recipe has weights, or what a build has measured, `.mmstack/timings/LAYER.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack.builders.progress import recipe_weights, weight
+from mmstack.shapes import amount, load_as, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +46,20 @@ class Graph:
             for need in self.needs.get(name, ()):
                 longest[need] = max(longest.get(need, 0.0), longest[name])
         return longest
+
+
+def known(place: Path) -> dict[str, float]:
+    """Return the seconds by pattern that a recipe has, or by file that a build has measured.
+
+    Raises:
+        CatalogError: the recipe's cannot be read.
+        OSError: there is no such file.
+        ValueError: it is no table of seconds.
+    """
+    if place.is_dir():
+        return recipe_weights(place)
+    seconds: dict[str, float] = load_as(place, table_of(amount))
+    return seconds
 
 
 def read(dot: str, patterns: Mapping[str, float]) -> Graph:
@@ -83,9 +99,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("graph", type=Path)
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("seconds", type=Path)
     options = parser.parse_args()
-    graph = read(options.graph.read_text(encoding="utf-8"), recipe_weights(options.recipe))
+    graph = read(options.graph.read_text(encoding="utf-8"), known(options.seconds))
     work, critical = sum(graph.seconds.values()), max(graph.critical().values())
     print(f"work {work:.0f} s in {len(graph.seconds)} steps, critical path {critical:.0f} s")  # noqa: T201 - for this it is
     for cores in CORES:

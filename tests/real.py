@@ -18,9 +18,14 @@ def lay_out(folder: Path) -> Path:
     for name in COPIED:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, root / name)
     for kept in ("downloads", "git"):
-        if (ROOT / ".mmstack" / kept).exists():
-            shutil.copytree(ROOT / ".mmstack" / kept, folder / "state" / kept, copy_function=_link)
+        if (own_state() / kept).exists():
+            shutil.copytree(own_state() / kept, folder / "state" / kept, copy_function=_link)
     return root
+
+
+def own_state() -> Path:
+    """Return the state folder of this checkout, as its tasks have it."""
+    return Path(os.environ.get("MMSTACK_HOME") or ROOT / ".mmstack").expanduser().absolute()
 
 
 def _link(source: str, target: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.tally import digests
 from tests.integration.test_interruption import read_until
-from tests.support import ROOT
+from tests.real import lay_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +32,9 @@ WORDS = ("build-stack", "--stack", "cpu", "--stop-after", "gate")
 @pytest.mark.fault("`kill -9` of mmcv's build at a random moment")
 def test_a_real_build_killed_at_random_moments(tmp_path: Path, tally: Tally) -> None:
     """Ten times in a row, while it compiles; then it ends in the bits of the build that nobody disturbed."""
-    state = tmp_path / "state"
+    root, state = lay_out(tmp_path), tmp_path / "state"
     began = time.monotonic()
-    undisturbed = start(state)
+    undisturbed = start(root, state)
     out, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, out
     longest = time.monotonic() - began
@@ -43,23 +43,23 @@ def test_a_real_build_killed_at_random_moments(tmp_path: Path, tally: Tally) -> 
     shutil.rmtree(wheel.parent)
     dice = random.Random(KILLS)  # noqa: S311 - a test's dice
     for _ in range(KILLS):
-        process = start(state)
+        process = start(root, state)
         read_until(process, f"> build {LAYER}")
         time.sleep(dice.uniform(0.0, longest / KILLS))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         tally.count("killed")
-    process = start(state)
+    process = start(root, state)
     out, _ = process.communicate()
     tally.check(process.returncode == 0, out)
     tally.check(digests(wheel.parent) == wanted, "other bits")
 
 
-def start(state: Path) -> subprocess.Popen[str]:
-    """Start the real build with a state of its own."""
+def start(root: Path, state: Path) -> subprocess.Popen[str]:
+    """Start the real build in a copy of this checkout, with a state of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "invoke", *WORDS],
-        cwd=ROOT,
+        cwd=root,
         env={**os.environ, "MMSTACK_HOME": str(state)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

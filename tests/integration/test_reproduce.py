@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mmstack.rebuild import wheel_differences
-from tests.real import CUDA, ROOT, lay_out
+from tests.real import CUDA, ROOT, lay_out, own_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -114,7 +114,7 @@ def laid_out(way: Way, place: Path) -> Iterator[Path]:
 
 def first(stack: str) -> dict[str, tuple[str, Path]]:
     """Build a stack here, unless it is, and return of each layer digest and wheel."""
-    return wheels(run([*BUILD, *STACKS[stack], *ONLY], cwd=ROOT), ROOT / ".mmstack")
+    return wheels(run([*BUILD, *STACKS[stack], *ONLY], cwd=ROOT), own_state())
 
 
 def wheels(output: str, state: Path) -> dict[str, tuple[str, Path]]:

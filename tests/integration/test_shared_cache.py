@@ -8,20 +8,22 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.real import lay_out
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "10.231.77"
 PASSWORD = "not-to-be-seen"  # noqa: S105 - of a server that lives as long as the test
 ENDPOINT = f"redis://{NETWORK}.1:6379"
 WORDS = ("build-stack", "--stack", "cpu", "--offline", "--stop-after", "gate", "--compiler-cache")
-MACHINES = ("mmstack-one", "mmstack-two")
+# of this run alone: one that was killed leaves its own behind
+SERVER, *MACHINES = (f"mmstack-{os.getpid()}-{name}" for name in ("redis", "one", "two"))
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,22 +43,21 @@ def ip(*words: str) -> None:
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Redis that two machines reach, and neither of them anything else."""
-    server = "mmstack-redis"
-    spaces = (server, *MACHINES)
+    spaces = (SERVER, *MACHINES)
     try:
         for name in spaces:
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", server, "link", "add", "bridge", "type", "bridge")
-        ip("-n", server, "addr", "add", f"{NETWORK}.1/24", "dev", "bridge")
-        ip("-n", server, "link", "set", "bridge", "up")
+        ip("-n", SERVER, "link", "add", "bridge", "type", "bridge")
+        ip("-n", SERVER, "addr", "add", f"{NETWORK}.1/24", "dev", "bridge")
+        ip("-n", SERVER, "link", "set", "bridge", "up")
         for number, name in enumerate(MACHINES, start=2):
-            ip("-n", server, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("-n", server, "link", "set", f"to{number}", "master", "bridge", "up")
+            ip("-n", SERVER, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("-n", SERVER, "link", "set", f"to{number}", "master", "bridge", "up")
             ip("-n", name, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
         words = ["--bind", f"{NETWORK}.1", "--requirepass", PASSWORD, "--save", "", "--dir", str(tmp_path)]
-        with subprocess.Popen(["ip", "netns", "exec", server, "redis-server", *words]) as process:
+        with subprocess.Popen(["ip", "netns", "exec", SERVER, "redis-server", *words]) as process:
             time.sleep(1)
             yield process
             process.kill()
@@ -65,19 +66,18 @@ def redis(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
-def build(machine: str, state: Path, cache: str, remote: dict[str, str]) -> tuple[dict[str, Any], str]:
-    """Build on a machine whose state holds downloads alone; return what is said of the cache, and the output."""
-    state.mkdir(parents=True)
-    shutil.copytree(ROOT / ".mmstack" / "downloads", state / "downloads", copy_function=os.link)
+def build(machine: str, folder: Path, cache: str, remote: dict[str, str]) -> dict[str, Any]:
+    """Build on a machine whose state holds downloads alone; return what is said of the cache."""
+    root, state = lay_out(folder), folder / "state"
     words = ["ip", "netns", "exec", machine, sys.executable, "-m", "invoke", *WORDS, cache]
     environment = {**os.environ, **remote, "MMSTACK_HOME": str(state)}
-    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
-    manifest = (ROOT / "dist" / "cpu" / "manifest.json").read_text(encoding="utf-8")
+    manifest = (root / "dist" / "cpu" / "manifest.json").read_text(encoding="utf-8")
     logs = "".join(file.read_text(encoding="utf-8") for file in (state / "logs").iterdir())
     assert PASSWORD not in output + manifest + logs
-    return next(used for used in json.loads(manifest)["compiler_caches"] if used["step"] == "build mmcv"), output
+    return next(used for used in json.loads(manifest)["compiler_caches"] if used["step"] == "build mmcv")
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_the_second_machine_compiles_nothing_that_the_first_has(
     cache: str, remote: dict[str, str], redis: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     """More than 95 of 100 compilations come from the Redis; without it a build is not silent about that."""
-    first, _ = build(MACHINES[0], tmp_path / "state" / "one", cache, remote)
+    first = build(MACHINES[0], tmp_path / "one", cache, remote)
     # sccache has nothing for another path: options that name it are in its keys
-    elsewhere = tmp_path / "state" / ("one" if cache == "sccache" else "two")
-    shutil.rmtree(tmp_path / "state")
-    second, _ = build(MACHINES[1], elsewhere, cache, remote)
+    elsewhere = tmp_path / ("one" if cache == "sccache" else "two")
+    shutil.rmtree(tmp_path / "one")
+    second = build(MACHINES[1], elsewhere, cache, remote)
     print(cache, first, second)  # noqa: T201 - the figures of the how-to
     assert first["misses"] > first["hits"]
     assert second["hits"] > 0.95 * (second["hits"] + second["misses"])

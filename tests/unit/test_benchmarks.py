@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from benchmarks import builds
 from benchmarks.builds import Cost, Row, cells, in_turn, measure, one_of, render, write
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 COST = Cost(cpu=50.0, wall=0.8, peak=900, wheel=1_300_000)
@@ -79,10 +80,94 @@ def test_what_is_nearly_as_much_is_said_as_a_number() -> None:
     assert cells(row)[2:5] == ["1.014 of ninja alone", "1.030", "reached"]
 
 
-def test_times_of_calls_have_a_table_of_their_own() -> None:
-    """Their rows are no costs."""
+@pytest.mark.parametrize(
+    ("noise", "verdict"), [([0.9, 1.02], "as fast"), ([0.96, 1.02], "faster"), ([0.9, 0.94], "slower")]
+)
+def test_times_of_calls_are_held_against_their_noise(noise: list[float], verdict: str) -> None:
+    """Which is what the same build takes of itself: a ratio beyond it is a difference, one within is none."""
+    ranges = {"first_range": [1.9, 2.3], "second_range": [1.8, 2.0]}
+    rows = [{"call": "nms", "first_ms": 2.0, "second_ms": 1.9, "ratio": 0.95, **ranges, "noise": noise}]
+    cells = f"| nms | 2.0 (1.9 to 2.3) | 1.9 (1.8 to 2.0) | 0.95 | {noise[0]} to {noise[1]} | {verdict} |"
+    assert cells in render([({"Date": "today"}, rows)])
+
+
+def test_times_without_noise_claim_nothing() -> None:
+    """Those of an earlier run are shown as they are."""
     rows = [{"call": "nms", "first_ms": 2.0, "second_ms": 1.9, "ratio": 0.95}]
-    assert "| nms | 2.0 | 1.9 | 0.95 |" in render([({"Date": "today"}, rows)])
+    assert "| nms | 2.0 | 1.9 | 0.95 | not measured |  |" in render([({"Date": "today"}, rows)])
+
+
+class Bench:
+    """A checkout that only notes what it is asked for."""
+
+    environment: Mapping[str, str] = {}
+
+    def __init__(self, place: Path) -> None:
+        self.root, self.state, self.asked = place, place / "state", list[str]()
+        (self.state / "artifacts" / "now").mkdir(parents=True)
+        (self.state / "artifacts" / "now" / "ours.whl").touch()
+
+    def key(self, _options: Sequence[str]) -> str:
+        """Return mmcv's key."""
+        return "now"
+
+    def invoke(self, *words: str) -> None:
+        """Note a task."""
+        self.asked.append(words[0])
+
+    def configured(self, _options: Sequence[str]) -> Bench:
+        """Return what upstream's way is started on."""
+        return self
+
+    def ours(self, *_options: Sequence[str]) -> None:
+        """Build our way."""
+
+    def upstream(self, out: Path, _others: object) -> None:
+        """Note that upstream's wheel is built."""
+        self.asked.append("upstream")
+        out.mkdir(exist_ok=True)
+        (out / "theirs.whl").touch()
+
+
+@pytest.mark.parametrize(("key", "built"), [("now", []), ("then", ["upstream"]), (None, ["upstream"])])
+def test_upstream_s_wheel_is_of_what_is_built_now(
+    key: str | None, built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One from a run on other sources, or of which nobody knows, is built anew."""
+    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    bench = Bench(tmp_path)
+    if key:
+        bench.upstream(tmp_path / "upstream-cpu", ())
+        (tmp_path / "upstream-cpu" / builds.KEY).write_text(key, encoding="utf-8")
+        bench.asked.clear()
+    ran: list[str] = []
+
+    def timed(words: Sequence[Path], *_more: object) -> None:
+        ran.extend(path.name for path in words)
+        (tmp_path / "log.txt").write_text('a warning\n{"nms": {"ratio": 1.0}}', encoding="utf-8")
+
+    monkeypatch.setattr(builds, "measure", timed)
+    assert builds.run_time(cast("builds.Checkout", bench)) == [{"call": "nms", "ratio": 1.0}]
+    assert bench.asked == [*built, "build-stack"]
+    assert ran == ["python", "run_time.py", "theirs.whl", "ours.whl"]
+
+
+def test_upstream_s_wheel_is_kept_with_the_key_that_it_was_built_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the next run knows what it is of."""
+    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    for folder in ("tree", "env"):
+        (tmp_path / "work" / folder).mkdir(parents=True)
+
+    def built(*_words: object) -> tuple[Cost, tuple[Cost, ...]]:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs.whl").touch()
+        return COST, ()
+
+    monkeypatch.setattr(builds, "in_turn", built)
+    builds.Project(key="now", work=tmp_path / "work", variables={}, jobs=1).upstream(tmp_path / "out", ())
+    assert (tmp_path / "out" / builds.KEY).read_text(encoding="utf-8") == "now"
 
 
 def test_a_case_that_there_is_not_is_refused() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from invoke.parser.context import ParserContext
 
+from benchmarks.builds import CASES
 from mmstack import catalog, errors, gates, lock, report
 from mmstack._compat import tomllib
 from mmstack.catalog import Catalog
@@ -248,6 +249,13 @@ def test_tasks_are_documented() -> None:
 def test_sessions_are_documented() -> None:
     """The reference lists every nox session."""
     assert {cells[0].strip("`").split()[-1] for cells in rows(REFERENCE / "tasks.md", "Sessions")} == sessions()
+
+
+def test_cases_of_the_benchmark_are_documented() -> None:
+    """Each of them, for its option and for its session."""
+    for row in ("`--case`", "`uv run nox -s bench`"):
+        (said,) = (" ".join(cells) for cells in rows(REFERENCE / "tasks.md") if cells[0] == row)
+        assert set(CASES) <= code(said)
 
 
 def test_errors_are_documented() -> None:

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import pytest
 
-from benchmarks.scale import read, simulate
+from benchmarks.scale import known, read, simulate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # two sources made by one program, compiled, and linked; one of them takes long
 DOT = """\
@@ -31,6 +37,15 @@ def test_work_and_critical_path_come_from_the_graph() -> None:
     graph = read(DOT, SECONDS)
     assert sum(graph.seconds.values()) == pytest.approx(1 + 10 + 40 + 2)
     assert max(graph.critical().values()) == pytest.approx(1 + 40 + 2)
+
+
+def test_seconds_are_a_recipe_s_or_those_that_a_build_left(tmp_path: Path) -> None:
+    """A recipe knows them by pattern, a build by file."""
+    (tmp_path / "weights.json").write_text(json.dumps({"*.cpp.o": 7.0}), encoding="utf-8")
+    left = tmp_path / "lib.json"
+    left.write_text(json.dumps(SECONDS), encoding="utf-8")
+    assert sum(read(DOT, known(left)).seconds.values()) == pytest.approx(53)
+    assert read(DOT, known(tmp_path)).seconds["3"] == 7.0
 
 
 @pytest.mark.parametrize(("cores", "seconds"), [(1, 53), (2, 43), (100, 43)])
