@@ -75,9 +75,9 @@ def test_the_page_says_what_was_measured() -> None:
 
 
 def test_what_is_nearly_as_much_is_said_as_a_number() -> None:
-    """An overhead of a hundredth would be lost in 1/1.0."""
-    row = Row(case="step", cost=COST, share=1.014, of="ninja alone", limit=1.03)
-    assert cells(row)[2:5] == ["1.014 of ninja alone", "1.030", "reached"]
+    """What differs by a hundredth would be lost in 1/1.0."""
+    row = Row(case="step", cost=COST, share=1.014, of="the other", limit=1.03)
+    assert cells(row)[2:5] == ["1.014 of the other", "1.030", "reached"]
 
 
 @pytest.mark.parametrize(
