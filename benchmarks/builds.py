@@ -49,6 +49,7 @@ CHANGED = {"cpu": "pytorch/cpu/nms.cpp", "cuda": "pytorch/cuda/nms_cuda.cu"}
 CASES = (*STACKS, "overhead", "starts", "run-time")
 STARTS = 7
 TURNS = 3
+TURN_SECONDS = {"cpu": 240, "cuda": 600}
 POLL = 0.2
 # what each source includes
 HEADERS = {
@@ -218,9 +219,7 @@ class Project:
         # torch 2.13 goes through ccache by itself where it is installed
         return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **self.variables}
 
-    def upstream(
-        self, out: Path, others: Sequence[Callable[[], Cost]], every: float = 240
-    ) -> tuple[Cost, tuple[Cost, ...]]:
+    def upstream(self, out: Path, others: Sequence[Callable[[], Cost]]) -> tuple[Cost, tuple[Cost, ...]]:
         """Build the tree as upstream does, in turn with other ways; return all costs."""
         tree, env = BENCH / "tree", BENCH / "env"
         for folder in (tree, env, out):
@@ -228,10 +227,10 @@ class Project:
         shutil.copytree(self.work / "tree", tree, ignore=shutil.ignore_patterns("CMakeLists.txt", "lean.h"))
         # of its own: the other way makes this project anew
         shutil.copytree(self.work / "env", env, symlinks=True, copy_function=os.link)
-        words: list[str | Path] = [uv_path(), "build", "--offline", "--wheel", "--no-build-isolation", "--out-dir", out]
         path = os.pathsep.join([str(env / "bin"), os.environ["PATH"]])
         options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count()), "PATH": path}
-        words += ["--python", env / "bin" / "python", tree]
+        words = _wheel(tree, env / "bin" / "python", out)
+        every = TURN_SECONDS["cuda" if "CUDA_HOME" in self.variables else "cpu"]
         cost, costs = in_turn(words, tree, {**self.environment, **options}, others, every)
         (out / KEY).write_text(self.key, encoding="utf-8")
         return _with_wheel(cost, out), costs
@@ -248,10 +247,8 @@ class Project:
         """Make a wheel of what is compiled by setup.py alone."""
         out = BENCH / "packed"
         shutil.rmtree(out, ignore_errors=True)
-        words: list[str | Path] = [uv_path(), "build", "--offline", "--wheel", "--no-build-isolation", "--out-dir", out]
         compiled = {"MMCV_WITH_OPS": "1", "MMCV_PREBUILT_EXT": str(self.work / "built" / "_ext.so")}
-        words += ["--python", self.python, self.work / "tree"]
-        return measure(words, self.work, {**self.environment, **compiled})
+        return measure(_wheel(self.work / "tree", self.python, out), self.work, {**self.environment, **compiled})
 
     def headers(self) -> float:
         """Return the CPU seconds that all units together take to read their headers."""
@@ -295,8 +292,8 @@ class Checkout:
         return json.loads(done.stdout)
 
     def key(self, options: Sequence[str]) -> str:
-        """Return the key of mmcv in a plan."""
-        return next(str(step["key"]) for step in self.plan(options)["steps"] if step["id"] == "build mmcv")
+        """Return the key of mmcv."""
+        return _key(self.plan(options))
 
     def configured(self, options: Sequence[str]) -> Project:
         """Lay out mmcv anew and configure it, all that it needs being here or fetched."""
@@ -304,9 +301,10 @@ class Checkout:
         self.forget(options)
         self.invoke("build-stack", *options, "--offline", "--stop-after", "configure")
         cuda = self._cuda(options[-1]) if options else {"FORCE_CUDA": "0"}
-        key = self.key(options)
+        plan = self.plan(options)
+        key = _key(plan)
         work = self.state / "work" / f"mmcv-{key[:16]}"
-        return Project(key=key, work=work, variables=cuda, jobs=self.plan(options)["layers"]["mmcv"]["jobs"])
+        return Project(key=key, work=work, variables=cuda, jobs=plan["layers"]["mmcv"]["jobs"])
 
     def forget(self, options: Sequence[str]) -> Path:
         """Remove mmcv from the store and where it was built; return where the store will have it."""
@@ -328,7 +326,7 @@ class Checkout:
             archive.extractall(BENCH / "own", filter="data")
         (own,) = (BENCH / "own").iterdir()
         words = ("build-stack", *options, "--source", f"mmcv=path:{own}", "--offline", "--stop-after", "build")
-        self.invoke(*words[:-1], "gate")
+        self.invoke(*words[:-1], "gate")  # the other layers too, which are not to be built meanwhile
         with (own / "mmcv" / "ops" / "csrc" / source).open("a", encoding="utf-8") as stream:
             stream.write("\nint changed() { return 1; }\n")
         cost = self.invoke(*words)
@@ -346,6 +344,16 @@ class Checkout:
         }
 
 
+def _key(plan: Any) -> str:  # noqa: ANN401 - as it was printed
+    return next(str(step["key"]) for step in plan["steps"] if step["id"] == "build mmcv")
+
+
+def _wheel(tree: Path, python: Path, out: Path) -> list[str | Path]:
+    """Return the command that makes a wheel of a tree, as pip would."""
+    words: list[str | Path] = [uv_path(), "build", "--offline", "--wheel", "--no-build-isolation"]
+    return [*words, "--out-dir", out, "--python", python, tree]
+
+
 def _with_wheel(cost: Cost, folder: Path) -> Cost:
     return replace(cost, wheel=next(folder.glob("*.whl")).stat().st_size)
 
@@ -353,7 +361,7 @@ def _with_wheel(cost: Cost, folder: Path) -> Cost:
 def overhead(checkout: Checkout) -> list[Row]:
     """Return rows of what the step `build` takes with all compiled, for what ninja takes varies by more than that."""
     options = STACKS["cpu"]
-    checkout.invoke("build-stack", "--stop-after", "gate")  # so that no other layer is built meanwhile
+    checkout.invoke("build-stack", *options, "--stop-after", "gate")  # so that no other layer is built meanwhile
     project = checkout.configured(options)
     ninja = project.ninja(keep=True)
     steps, packed = [], []
@@ -385,8 +393,7 @@ def compare(checkout: Checkout, name: str) -> list[Row]:
         more.append(_filled(checkout, options, title))
         ours.append(partial(checkout.ours, options, *CACHED))
     project = checkout.configured(options)
-    every = 240 if name == "cpu" else 600
-    upstream, (built, *cached) = project.upstream(BENCH / f"upstream-{name}", ours, every)
+    upstream, (built, *cached) = project.upstream(BENCH / f"upstream-{name}", ours)
     share = built.cpu / upstream.cpu
     floor = more[0].floor if more else None
     return [

@@ -259,6 +259,8 @@ def test_a_source_that_does_not_compile_is_told_and_the_rest_is_kept(bench: Benc
     before = bench.objects()
     bench.write(alone=SOURCES["alone.cpp"])
     bench.build()
+    (warning,) = bench.warnings
+    assert warning.endswith(": alone.cpp")
     assert {name for name, time in bench.objects().items() if before.get(name) != time} == {"alone.cpp.o"}
 
 
