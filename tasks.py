@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mmstack.errors import UsageError
     from mmstack.session import Session
 
+# Invoke has turned it off, and then each run compiles what it imports
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
 ROOT = Path(__file__).resolve().parent
 EXIT_USAGE = 2
 CHOICE = {

@@ -36,6 +36,14 @@ def invoke(tmp_path: Path) -> Invoke:
     return run
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_what_is_imported_is_compiled_once(invoke: Invoke, tmp_path: Path, wanted: bool) -> None:  # noqa: FBT001 - pytest's way
+    """Python keeps it for the next run, which starts sooner; but not where the user wants that it does not."""
+    cache = tmp_path / "bytecode"
+    invoke("plan", "--jobs", "banana", PYTHONPYCACHEPREFIX=str(cache), PYTHONDONTWRITEBYTECODE="" if wanted else "1")
+    assert any(cache.rglob("session.*.pyc")) is wanted
+
+
 WRONG = {
     "task": (["plann"], "there is no task 'plann'|did you mean 'plan'"),
     "second task": (["plan", "--jobs", "2", "docter"], "there is no task 'docter'|did you mean 'doctor'"),
