@@ -12,30 +12,28 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from benchmarks import page
+from benchmarks.costs import BENCH, ROOT, Cost, in_turn, measure, one_of, together
+from benchmarks.page import Row
+from benchmarks.sample import Measured, draw, reckon
+from mmstack.builders.progress import recipe_weights, weight
 from mmstack.envs import uv_path
 from mmstack.host import find_compiler
+from mmstack.toolchains import sysroot
 
 if TYPE_CHECKING:
-    import resource
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-ROOT = Path(__file__).resolve().parents[1]
-BENCH = ROOT / ".mmstack" / "bench"
 COPIED = ("mmstack", "pipelines", "patches", "stacks", "toolkits", "tasks.py", "pyproject.toml")
 CUDA = ("--cuda", "13.0", "--toolkit", "wheels", "--arch")
 STACKS: Mapping[str, tuple[str, ...]] = {
@@ -46,11 +44,10 @@ STACKS: Mapping[str, tuple[str, ...]] = {
 CACHED = ("--compiler-cache", "ccache")
 LIMITS = {"cpu": 1 / 9, "cuda": 1 / 5}
 CHANGED = {"cpu": "pytorch/cpu/nms.cpp", "cuda": "pytorch/cuda/nms_cuda.cu"}
-CASES = (*STACKS, "overhead", "starts", "run-time")
+CASES = (*STACKS, "overhead", "starts", "run-time", "torch")
 STARTS = 7
 TURNS = 3
 TURN_SECONDS = {"cpu": 240, "cuda": 600}
-POLL = 0.2
 # what each source includes
 HEADERS = {
     ".cu": '#include "pytorch_cuda_helper.hpp"\n#include "pytorch_cpp_helper.hpp"\n',
@@ -58,141 +55,12 @@ HEADERS = {
     ".cpp": '#include "pytorch_cpp_helper.hpp"\n',
     "pybind.cpp": "#include <torch/csrc/utils/pybind.h>\n#include <torch/types.h>\n",
 }
-HEAD = (
-    "| case | CPU s | share | limit | | floor, CPU s | wall s | largest process | wheel |",
-    "|---|---|---|---|---|---|---|---|---|",
-)
-TIMES = (
-    "| call | upstream's build, ms | ours, ms | ours / upstream's | noise | ours is |",
-    "|---|---|---|---|---|---|",
-)
 KEY = "key.txt"  # beside a wheel: what mmcv's key was when it was built
-MIB = 1024  # of the kilobytes that the system counts in
 OVERHEAD = 0.03
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a command took: CPU seconds, wall seconds, MiB of its largest process, and bytes of the wheel it made."""
-
-    cpu: float
-    wall: float
-    peak: int
-    wheel: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One figure of the table.
-
-    `share` is what its CPU seconds are of those of another case, `of`, and `limit` the most that this may be, or else
-    the most wall seconds. `floor` is the CPU seconds that nothing could be saved of.
-    """
-
-    case: str
-    cost: Cost
-    share: float | None = None
-    of: str = "upstream's"
-    limit: float | None = None
-    floor: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        """Return whether the limit is held."""
-        if self.limit is None:
-            return ""
-        return "reached" if (self.cost.wall if self.share is None else self.share) <= self.limit else "not reached"
-
-
-def measure(words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str], log: Path | None = None) -> Cost:
-    """Run a command to its end and return what it took; one that fails ends the benchmark."""
-    return _measure(words, cwd, environment, lambda process: os.wait4(process.pid, 0)[1:], log)
-
-
-def in_turn(
-    words: Sequence[str | Path],
-    cwd: Path,
-    environment: Mapping[str, str],
-    others: Sequence[Callable[[], Cost]],
-    every: float,
-) -> tuple[Cost, tuple[Cost, ...]]:
-    """Run a long command and return what it took, and the mean of each other one's cost.
-
-    The long one is held still for them each `every` seconds, and they are run once before and once after: what else a
-    machine does may make everything many times slower for a while, and so all are slowed alike.
-    """
-    turns = [[other() for other in others]]
-
-    def wait(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusage]:
-        until = time.monotonic() + every
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                return status, usage
-            if time.monotonic() > until:
-                with _held_still(process.pid):
-                    turns.append([other() for other in others])
-                until = time.monotonic() + every
-            time.sleep(POLL)
-
-    cost = _measure(words, cwd, environment, wait, log=BENCH / "long.txt")
-    turns.append([other() for other in others])
-    # what it was held still for is not its own
-    wall = round(cost.wall - sum(each.wall for turn in turns[1:-1] for each in turn), 2)
-    return replace(cost, wall=wall), tuple(one_of(each, statistics.fmean) for each in zip(*turns, strict=True))
-
-
-@contextmanager
-def _held_still(session: int) -> Iterator[None]:
-    held: dict[int, psutil.Process] = {}
-    while started := [process for process in _members(session) if process.pid not in held]:
-        for process in started:
-            held[process.pid] = process
-            with suppress(psutil.Error):
-                process.suspend()
-    try:
-        yield
-    finally:
-        for process in held.values():
-            with suppress(psutil.Error):
-                process.resume()
-
-
-def _members(session: int) -> Iterator[psutil.Process]:
-    """Yield a session's processes; ninja puts each of its compilers into a process group of its own."""
-    for process in psutil.process_iter():
-        with suppress(ProcessLookupError):
-            if os.getsid(process.pid) == session:
-                yield process
-
-
-def _measure(
-    words: Sequence[str | Path],
-    cwd: Path,
-    environment: Mapping[str, str],
-    wait: Callable[[subprocess.Popen[bytes]], tuple[int, resource.struct_rusage]],
-    log: Path | None = None,
-) -> Cost:
-    log = log or BENCH / "log.txt"
-    started = time.monotonic()
-    with log.open("w", encoding="utf-8") as sink:
-        process = subprocess.Popen(  # noqa: S603 - ours
-            list(map(str, words)), cwd=cwd, env=dict(environment), stdout=sink, stderr=sink, start_new_session=True
-        )
-        try:
-            status, usage = wait(process)
-        finally:  # where we are interrupted, or what others are held still for fails
-            for member in _members(process.pid):
-                with suppress(psutil.Error):
-                    member.kill()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(map(str, words))} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
-    return Cost(
-        cpu=round(usage.ru_utime + usage.ru_stime, 2),
-        wall=round(time.monotonic() - started, 2),
-        peak=usage.ru_maxrss // MIB,
-    )
+TORCH = ("--stack", "debian12")
+PRECOMPILED = ("--flag", "torch.USE_PRECOMPILED_HEADERS=ON")
+DRAWN = 16
+ORDER = re.compile(r"^build (cmake_object_order_depends_target_\S+): phony", re.MULTILINE)  # what generates sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +135,40 @@ class Project:
         return measure(["sh", "-c", command], Path(unit["directory"]), self.environment, log).cpu
 
 
+@dataclass(frozen=True, kw_only=True)
+class Torch:
+    """torch as `build-stack` configures it: the folder that holds tree, environment and sysroot."""
+
+    work: Path
+
+    @property
+    def _ninja(self) -> list[str]:
+        return [str(self.work / "env" / "bin" / "ninja"), "-C", str(self.work / "tree" / "build")]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return few of the user's variables, and where what generates sources finds its programs and libraries."""
+        root = self.work / "sysroot"
+        folders = [self.work / "env" / "bin", *sysroot.programs(root)]
+        path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
+        found = {"LD_LIBRARY_PATH": sysroot.variables(root)["LD_LIBRARY_PATH"]}
+        return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **found}
+
+    def make(self, *outputs: str) -> Cost:
+        """Make what is named, one after the other."""
+        return measure([*self._ninja, "-j1", *outputs], self.work, self.environment)
+
+    def generate(self) -> None:
+        """Make what is there before any file is compiled."""
+        self.make(*ORDER.findall((self.work / "tree" / "build" / "build.ninja").read_text(encoding="utf-8")))
+
+    def outputs(self, ending: str) -> list[str]:
+        """Return what is compiled, by what its name ends with."""
+        words = [*self._ninja, "-t", "compdb"]
+        done = subprocess.run(words, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
+        return sorted({unit["output"] for unit in json.loads(done.stdout) if unit["output"].endswith(ending)})
+
+
 class Checkout:
     """A copy of this checkout, with a state of its own."""
 
@@ -306,6 +208,11 @@ class Checkout:
         work = self.state / "work" / f"mmcv-{key[:16]}"
         return Project(key=key, work=work, variables=cuda, jobs=plan["layers"]["mmcv"]["jobs"])
 
+    def torch(self, *options: str) -> Torch:
+        """Configure torch from source, if it is not configured yet."""
+        self.invoke("build-stack", *options, "--stop-after", "configure")
+        return Torch(work=self.state / "work" / f"torch-{_key(self.plan(options), 'torch')[:16]}")
+
     def forget(self, options: Sequence[str]) -> Path:
         """Remove mmcv from the store and where it was built; return where the store will have it."""
         key = self.key(options)
@@ -344,8 +251,8 @@ class Checkout:
         }
 
 
-def _key(plan: Any) -> str:  # noqa: ANN401 - as it was printed
-    return next(str(step["key"]) for step in plan["steps"] if step["id"] == "build mmcv")
+def _key(plan: Any, layer: str = "mmcv") -> str:  # noqa: ANN401 - as it was printed
+    return next(str(step["key"]) for step in plan["steps"] if step["id"] == f"build {layer}")
 
 
 def _wheel(tree: Path, python: Path, out: Path) -> list[str | Path]:
@@ -430,23 +337,39 @@ def starts(checkout: Checkout) -> list[Row]:
     checkout.invoke("build-stack")
     alone = [sys.executable, "-c", "import invoke.program"]
     floor = one_of([measure(alone, checkout.root, checkout.environment) for _ in range(STARTS)]).cpu
-    cases = {"build-stack, nothing to do": (("build-stack",), 1.0), "invoke --list": (("--list",), 0.3)}
+    cases = {"build-stack, nothing to do": (("build-stack",), 1.0), "the list of tasks": (("--list",), 0.3)}
     return [
         Row(case=case, cost=one_of([checkout.invoke(*words) for _ in range(STARTS)]), limit=limit, floor=floor)
         for case, (words, limit) in cases.items()
     ]
 
 
-def one_of(costs: Sequence[Cost], kind: Callable[[list[float]], float] = statistics.median) -> Cost:
-    """Return one figure of each, the median if not said otherwise."""
-    names = ("cpu", "wall", "peak")
-    found = {name: kind([getattr(cost, name) for cost in costs]) for name in names}
-    return Cost(
-        cpu=round(found["cpu"], 3),
-        wall=round(found["wall"], 3),
-        peak=round(found["peak"]),
-        wheel=costs[0].wheel,
-    )
+def torch(checkout: Checkout) -> list[Row]:
+    """Return rows of what torch's files take without and with precompiled headers, by a sample, one after the other."""
+    plain, headed = checkout.torch(*TORCH), checkout.torch(*TORCH, *PRECOMPILED)
+    patterns = recipe_weights(checkout.root / "pipelines" / "torch")
+    weights = {name: weight(name, {}, patterns) for name in plain.outputs(".o")}
+    for each in (plain, headed):
+        each.generate()
+    headers = headed.make(*headed.outputs(".gch"))
+    costs = {name: (plain.make(name), headed.make(name)) for name in dict.fromkeys(draw(weights, DRAWN))}
+    drawn = [
+        Measured(weight=weights[name], first=costs[name][0].cpu, second=costs[name][1].cpu)
+        for name in draw(weights, DRAWN)
+    ]
+    found = reckon(drawn, sum(weights.values()), headers.cpu)
+    without, with_ = (together(each) for each in zip(*costs.values(), strict=True))
+    return [
+        Row(case=f"torch, debian12: {len(costs)} of {len(weights)} files, drawn by weight", cost=without),
+        Row(
+            case=f"the same with precompiled headers; of all {found.first:.0f} CPU s that the sample says, the headers "
+            f"themselves counted, {found.share:.3f}, standard error {found.error:.3f}",
+            cost=with_,
+            share=with_.cpu / without.cpu,
+            of="without",
+        ),
+        Row(case="the headers themselves", cost=headers),
+    ]
 
 
 def run_time(checkout: Checkout) -> list[dict[str, Any]]:
@@ -461,72 +384,6 @@ def run_time(checkout: Checkout) -> list[dict[str, Any]]:
     measure([python, ROOT / "pipelines" / "mmcv" / "run_time.py", *wheels], BENCH, checkout.environment)
     text = (BENCH / "log.txt").read_text(encoding="utf-8")
     return [{"call": call, **found} for call, found in json.loads(text[text.index("{") :]).items()]
-
-
-def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> str:
-    """Return the page of some cases, each with the facts of its run."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Made by `uv run nox -s bench`. A `share` is one of CPU seconds, of ways that took turns: upstream's build is",
-        "held still each four minutes (CUDA: ten) for one of ours, of which the mean is given. Starts are medians of",
-        "seven, packing and the step `build` of three; what else has no share was done once, before. The `floor`",
-        "of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
-        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
-    ]
-    for facts, rows in parts:
-        lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]
-        lines += _times(rows) if "call" in rows[0] else _costs([read(row) for row in rows])
-    return "\n".join([*lines, ""])
-
-
-def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        *TIMES,
-        *(f"| {' | '.join(_time(row))} |" for row in rows),
-        "",
-        "Medians of rounds, with the least and the most. The noise is what a second copy of upstream's build takes of",
-        "the first, the least and the most of the rounds: a ratio within it is no difference.",
-    ]
-
-
-def _time(row: Mapping[str, Any]) -> list[str]:
-    """Return a call's cells; rows that were measured without its noise claim nothing."""
-    times = [f"{row[f'{side}_ms']}{_range(row.get(f'{side}_range'))}" for side in ("first", "second")]
-    if "noise" not in row:
-        return [row["call"], *times, f"{row['ratio']}", "not measured", ""]
-    low, high = row["noise"]
-    verdict = "faster" if row["ratio"] < low else "slower" if row["ratio"] > high else "as fast"
-    return [row["call"], *times, f"{row['ratio']}", f"{low} to {high}", verdict]
-
-
-def _range(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]} to {bounds[1]})"
-
-
-def _costs(rows: Sequence[Row]) -> list[str]:
-    bar = max(row.cost.cpu for row in rows) / 60
-    return [
-        *HEAD,
-        *(f"| {' | '.join(cells(row))} |" for row in rows),
-        *("", "```text"),
-        *(f"{row.case:50.50} {'█' * max(round(row.cost.cpu / bar), 1)} {row.cost.cpu} CPU s" for row in rows),
-        "```",
-    ]
-
-
-def cells(row: Row) -> list[str]:
-    """Return a row's cells."""
-    cost = row.cost
-    share = f"{_part(row.share)} of {row.of}" if row.share else ""
-    limit = "" if row.limit is None else _part(row.limit) if row.share else f"{row.limit} s wall"
-    floor = f"{row.floor} ({cost.cpu / row.floor:.1f} times)" if row.floor else ""
-    wheel = f"{cost.wheel / 1e6:.1f} MB" if cost.wheel else ""
-    return [row.case, f"{cost.cpu}", share, limit, row.verdict, floor, f"{cost.wall}", f"{cost.peak} MiB", wheel]
-
-
-def _part(share: float) -> str:
-    return f"{share:.3f}" if share > 1 / 2 else f"1/{1 / share:.1f}"
 
 
 def main(names: Sequence[str]) -> None:
@@ -549,31 +406,15 @@ def main(names: Sequence[str]) -> None:
     }
     for name in names or CASES:
         options = {"Options": f"`{' '.join(STACKS[name])}`"} if STACKS.get(name) else {}
-        write(name, rows_of(checkout, name), {**facts, **options})
+        page.write(name, rows_of(checkout, name), {**facts, **options}, order=CASES)
 
 
 def rows_of(checkout: Checkout, name: str) -> list[dict[str, Any]]:
     """Measure a case."""
     if name == "run-time":
         return run_time(checkout)
-    cases = {"overhead": overhead, "starts": starts}
+    cases = {"overhead": overhead, "starts": starts, "torch": torch}
     return [asdict(row) for row in (cases[name](checkout) if name in cases else compare(checkout, name))]
-
-
-def write(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, str]) -> None:
-    """Write a case's figures and the page of all cases, of which others may be from an earlier run."""
-    page = ROOT / "docs" / "benchmarks.md"
-    file = page.with_suffix(".json")
-    data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    data[name] = {"facts": dict(facts), "rows": list(rows)}
-    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    parts = [(data[each]["facts"], data[each]["rows"]) for each in CASES if each in data]
-    page.write_text(render(parts), encoding="utf-8")
-
-
-def read(row: Mapping[str, Any]) -> Row:
-    """Return a row as it was written."""
-    return Row(**{**row, "cost": Cost(**row["cost"])})
 
 
 if __name__ == "__main__":

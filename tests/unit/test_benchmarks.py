@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from benchmarks import builds
-from benchmarks.builds import Cost, Row, cells, in_turn, measure, one_of, render, write
+from benchmarks import builds, costs, page
+from benchmarks.costs import Cost, in_turn, measure, one_of
+from benchmarks.page import Row, cells, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +41,7 @@ def test_the_middle_is_taken_figure_by_figure() -> None:
 
 def test_a_long_command_is_held_still_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They run before it, while it and what it started are held still, and after it, and are no part of its cost."""
-    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    monkeypatch.setattr(costs, "BENCH", tmp_path)
     program = "import os, time\nos.setpgid(0, 0)\nfor n in range(40): open('ticks', 'a').write('.'); time.sleep(0.05)"
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}], check=True)"
     seen: list[int] = []
@@ -66,12 +68,12 @@ def test_the_page_says_what_was_measured() -> None:
         Row(case="theirs", cost=replace(COST, cpu=600.0)),
         Row(case="ours", cost=COST, share=1 / 12, limit=1 / 9, floor=40.0),
     ]
-    page = render([({"Date": "today"}, list(map(asdict, rows)))])
+    text = render([({"Date": "today"}, list(map(asdict, rows)))])
     assert (
-        "| ours | 50.0 | 1/12.0 of upstream's | 1/9.0 | reached | 40.0 (1.2 times) | 0.8 | 900 MiB | 1.3 MB |" in page
+        "| ours | 50.0 | 1/12.0 of upstream's | 1/9.0 | reached | 40.0 (1.2 times) | 0.8 | 900 MiB | 1.3 MB |" in text
     )
-    assert f"theirs{' ' * 45}{'█' * 60} 600.0 CPU s" in page
-    assert f"ours{' ' * 47}{'█' * 5} 50.0 CPU s" in page
+    assert f"theirs{' ' * 45}{'█' * 60} 600.0 CPU s" in text
+    assert f"ours{' ' * 47}{'█' * 5} 50.0 CPU s" in text
 
 
 def test_what_is_nearly_as_much_is_said_as_a_number() -> None:
@@ -179,23 +181,24 @@ def test_a_case_that_there_is_not_is_refused() -> None:
 def test_a_case_that_is_measured_again_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each keeps the facts of its own run."""
     (tmp_path / "docs").mkdir()
-    monkeypatch.setattr(builds, "ROOT", tmp_path)
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    write = partial(page.write, order=("cpu", "cuda"))
     write("cuda", [asdict(Row(case="slow", cost=COST))], {"Date": "then"})
     write("cpu", [asdict(Row(case="quick", cost=COST, share=0.1, limit=0.2))], {"Date": "now"})
     write("cpu", [asdict(Row(case="quicker", cost=COST, share=0.05, limit=0.2))], {"Date": "later"})
-    page = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    written = (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert (
-        page.index("Date: later.")
-        < page.index("| quicker | 50.0 | 1/20.0 of upstream's | 1/5.0 |")
-        < page.index("Date: then.")
+        written.index("Date: later.")
+        < written.index("| quicker | 50.0 | 1/20.0 of upstream's | 1/5.0 |")
+        < written.index("Date: then.")
     )
-    assert "| slow | 50.0 |" in page
-    assert "now" not in page
+    assert "| slow | 50.0 |" in written
+    assert "now" not in written
 
 
 def test_what_a_command_and_its_children_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A grandchild's work too; and a command that fails ends the run with what it said."""
-    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    monkeypatch.setattr(costs, "BENCH", tmp_path)
     burn = "import time\nwhile time.process_time() < 0.3: pass"
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}], check=True)"
     assert measure([sys.executable, "-c", nested], tmp_path, os.environ).cpu >= 0.3
