@@ -83,9 +83,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         """Return few of the user's variables, and the toolkit's."""
-        path = os.pathsep.join([str(self.python.parent), os.environ["PATH"]])
-        # torch 2.13 goes through ccache by itself where it is installed
-        return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **self.variables}
+        return _environment([self.python.parent], self.variables)
 
     def upstream(self, out: Path, others: Sequence[Callable[[], Cost]]) -> tuple[Cost, tuple[Cost, ...]]:
         """Build the tree as upstream does, in turn with other ways; return all costs."""
@@ -149,10 +147,8 @@ class Torch:
     def environment(self) -> dict[str, str]:
         """Return few of the user's variables, and where what generates sources finds its programs and libraries."""
         root = self.work / "sysroot"
-        folders = [self.work / "env" / "bin", *sysroot.programs(root)]
-        path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
         found = {"LD_LIBRARY_PATH": sysroot.variables(root)["LD_LIBRARY_PATH"]}
-        return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **found}
+        return _environment([self.work / "env" / "bin", *sysroot.programs(root)], found)
 
     def make(self, *outputs: str) -> Cost:
         """Make what is named, one after the other."""
@@ -249,6 +245,12 @@ class Checkout:
             "TORCH_CUDA_ARCH_LIST": architectures.replace(",", ";"),
             "NVCC_PREPEND_FLAGS": f"-ccbin {shutil.which('g++')}",
         }
+
+
+def _environment(programs: Sequence[Path], variables: Mapping[str, str]) -> dict[str, str]:
+    path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
+    # torch 2.13 goes through ccache by itself where it is installed
+    return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **variables}
 
 
 def _key(plan: Any, layer: str = "mmcv") -> str:  # noqa: ANN401 - as it was printed
