@@ -289,9 +289,11 @@ class Console:
 
     def _headline(self, manifest: Manifest) -> None:
         stack, took = manifest["stack"]["name"], duration(manifest["seconds"])
+        stopped = ("done", f"stack {stack}: done as far as asked ({took})")  # before any suite, as by `invoke fetch`
+        partly = ("warning", f"stack {stack}: finished without verifying all of it ({took})")
         outcome, words = {
             "verified": ("done", f"stack {stack} is built and verified ({took})"),
-            "not verified": ("warning", f"stack {stack}: finished without verifying all of it ({took})"),
+            "not verified": partly if manifest["verifications"] else stopped,
             "failed": ("failed", f"stack {stack} failed after {took}"),
         }[manifest["verdict"]]
         self._say(self._line(outcome, words))

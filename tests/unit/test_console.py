@@ -371,7 +371,11 @@ def test_a_run_that_found_everything_done_says_so(out: io.StringIO) -> None:
 @pytest.mark.parametrize(
     ("ended", "words"),
     [
-        (replace(ENDED, verifications=()), "! stack mini: finished without verifying all of it"),
+        (replace(ENDED, verifications=()), "✓ stack mini: done as far as asked"),
+        (
+            replace(ENDED, verifications=(replace(VERIFIED, checks=CHECKS[1:]),)),
+            "! stack mini: finished without verifying all of it",
+        ),
         (replace(ENDED, error=UsageError("no")), "✗ stack mini failed after 1 min 30 s"),
     ],
 )
