@@ -129,7 +129,10 @@ def _uv(host: Host) -> Finding:
     if host.uv:
         return Finding(name="uv", verdict="ok", found=host.uv)
     return Finding(
-        name="uv", verdict="missing", found=host.notes.get("uv", "not found"), fix="python3 -m pip install uv"
+        name="uv",
+        verdict="missing",
+        found=host.notes.get("uv", "not found"),
+        fix="`python3 -m pip install uv`, or `pipx install uv`",
     )
 
 

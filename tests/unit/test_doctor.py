@@ -113,7 +113,10 @@ def test_uv_is_missing() -> None:
     """It is the one thing that pip has to bring."""
     finding = found("uv", replace(HOST, uv="", notes={"uv": "uv is not on this machine"}))
     assert finding == Finding(
-        name="uv", verdict="missing", found="uv is not on this machine", fix="python3 -m pip install uv"
+        name="uv",
+        verdict="missing",
+        found="uv is not on this machine",
+        fix="`python3 -m pip install uv`, or `pipx install uv`",
     )
 
 
