@@ -104,7 +104,8 @@ def _options(*, source: Sequence[str] | None = None, torch: str = "", **words: A
         **CHOICE,
         **LOCKED,
         **MANNER,
-        "stop-after": "stop when all steps of this kind are done: fetch, source, env, configure, build, gate, install, verify",
+        "stop-after": "stop when all steps of this kind are done: "
+        "fetch, source, env, configure, build, gate, install or verify",
         "offline": "use only what was fetched before",
         "hermetic": "cut every step but fetch off from the network, and fail one that tries to reach it",
         "dry-run": "show the plan and stop",

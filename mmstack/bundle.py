@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from mmstack import standalone
+from mmstack.catalog import SHARED
 from mmstack.errors import PinError, UsageError, did_you_mean
 from mmstack.events import Notice
 from mmstack.host import describe
@@ -186,7 +187,7 @@ class Bundler:
     def _suites(self) -> Iterator[tuple[str, bytes]]:
         """Yield the suites' files by their names in the bundle."""
         root, outside = self._pipelines, self._outside()
-        files = [root / "conftest.py", root / "pytest.ini"]
+        files = [root / name for name in SHARED]
         for layer in self.manifest["layers"]:
             folder = root / layer["name"]
             files += sorted((folder / "verify").rglob("*"))

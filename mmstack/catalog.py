@@ -56,6 +56,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 TWO_NUMBERS = re.compile(r"\d{1,4}\.\d{1,4}")
 BARE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 PRESET = "PRESET"
+SHARED = ("conftest.py", "pytest.ini")  # of all suites, beside the layers' folders
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def read_recipe(file: Path) -> RecipeData:
             entry.text("version"): _support(entry) for entry in table.tables("releases") if "cuda" in entry.values
         },
         folder=folder,
-        digest=files_digest(folder, files_of(folder)),
+        digest=recipe_digest(folder),
         suite_digest=suite_digest(folder),
     )
 
@@ -323,11 +324,16 @@ def files_of(folder: Path) -> list[Path]:
     )
 
 
+def recipe_digest(folder: Path) -> str:
+    """Return the digest of a recipe."""
+    return files_digest(folder, files_of(folder))
+
+
 def suite_digest(folder: Path) -> str:
     """Return the digest of a layer's verification suite and what all suites share."""
-    shared = folder.parent / "conftest.py"
     files = [path for path in (folder / "verify").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    return digest([files_digest(folder, files), file_digest(shared) if shared.exists() else ""])
+    shared = [file_digest(path) if path.exists() else "" for path in (folder.parent / name for name in SHARED)]
+    return digest([files_digest(folder, files), *shared])
 
 
 def read_series(file: Path) -> tuple[str, tuple[Patch, ...]]:

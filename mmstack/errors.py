@@ -107,6 +107,12 @@ class ArchiveError(PinError):
     slug = "archive"
 
 
+class ChangedError(MmstackError):
+    """What a run has planned with is not the same any more: what it made would stand under the wrong key."""
+
+    slug = "changed"
+
+
 class PatchError(MmstackError):
     """A patch does not apply, is already applied, or changes nothing."""
 

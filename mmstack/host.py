@@ -23,7 +23,7 @@ from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpret
 from mmstack.run import run
 from mmstack.shapes import load, misfit, table_of
 from mmstack.toolchains.architectures import parse_architecture
-from mmstack.toolchains.compilers import find_compilers
+from mmstack.toolchains.compilers import find_compilers, of_one_version, twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -202,35 +202,40 @@ def disk_free(folder: Path) -> int:
 def find_compiler() -> tuple[Compiler | None, str]:
     """Return the C and C++ compilers, and why there are none.
 
-    `CC` and `CXX` are taken at their word: one that does not work is not replaced by another.
+    `CC` and `CXX` are taken at their word: one that does not work is not replaced by another, and one alone brings the
+    other of its pair. Both are of one version, since a key names that of the C++ compiler alone.
     """
-    named = os.environ.get("CC"), os.environ.get("CXX")
-    on_path = next(((c, cxx) for c, cxx in COMPILER_PAIRS if shutil.which(c) and shutil.which(cxx)), ("", ""))
-    paths = []
-    for variable, name, default in zip(("CC", "CXX"), named, on_path, strict=True):
-        words = _split(name or default)
-        path = shutil.which(words[0]) if len(words) == 1 else None
-        if path is None and name:
+    c, cxx = os.environ.get("CC", ""), os.environ.get("CXX", "")
+    for variable, name in (("CC", c), ("CXX", cxx)):
+        if name and _program(name) is None:
             return None, f"{variable}={name}: not the name of one program on this machine"
-        if path is None:
-            return None, f"none of {', '.join(cxx for _c, cxx in COMPILER_PAIRS)} is on PATH"
-        paths.append(Path(path))
+    on_path = next((pair for pair in COMPILER_PAIRS if all(map(shutil.which, pair))), ("", ""))
+    names = (c or twin(cxx), cxx or twin(c)) if c or cxx else on_path
+    paths = [path for path in map(_program, names) if path]
+    if len(paths) < len(names):
+        if c or cxx:
+            other = (twin(c or cxx) or "what goes with it") + f" is not here, and {'CXX' if c else 'CC'} not set"
+            return None, f"{c or cxx} is half a pair: {other}"
+        return None, f"none of {', '.join(cxx for _c, cxx in COMPILER_PAIRS)} is on PATH"
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        run([paths[0], "--version"], env=environment)
-        first = run([paths[1], "--version"], env=environment).output.partition("\n")[0]
+        said = [run([path, "--version"], env=environment).output.partition("\n")[0] for path in paths]
         target = run([paths[1], "-dumpmachine"], env=environment).output.strip()
     except (HostError, CommandError, OSError) as error:
         return None, _brief(error)
-    return Compiler(cc=paths[0], cxx=paths[1], version=f"{first} [{target}]"), ""
+    if not of_one_version(*said):
+        return None, f"{paths[0]} says `{said[0]}`, {paths[1]} `{said[1]}`: name a pair of one version in CC and CXX"
+    return Compiler(cc=paths[0], cxx=paths[1], version=f"{said[1]} [{target}]"), ""
 
 
-def _split(text: str) -> list[str]:
-    """Return the words of a variable, none where it makes no sense."""
+def _program(text: str) -> Path | None:
+    """Return the one program that a variable names."""
     try:
-        return shlex.split(text)
+        words = shlex.split(text)
     except ValueError:  # a quotation without an end
-        return []
+        return None
+    found = shutil.which(words[0]) if len(words) == 1 else None
+    return Path(found) if found else None
 
 
 def find_gpus() -> tuple[tuple[Gpu, ...], str]:

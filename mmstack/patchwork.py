@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -155,6 +156,7 @@ def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, re
         raise UsageError(
             f"no tree of {recipe.name} is being edited", fix=f"begin with `invoke patches.edit {recipe.name}`"
         )
+    _demand_text_alone(folder / "base", folder / "tree")
     body = "".join(_tree_diff(folder / "base", folder / "tree"))
     if not body:
         raise UsageError(f"{folder / 'tree'} was not changed", fix="edit it, then save again")
@@ -228,6 +230,36 @@ def _in_range(catalog: Catalog, wanted: Release) -> tuple[Patch, ...]:
         if constraints.holds({series: patch.versions}, {series: wanted.version})
         and (not patch.sources or wanted.source.kind in patch.sources)
     )
+
+
+def _demand_text_alone(base: Path, tree: Path) -> None:
+    """Demand that no link was edited, and no file made a program or none.
+
+    Raises:
+        PatchError: one was.
+    """
+    before, after = _kinds(base), _kinds(tree)
+    changed = {name for name, kind in after.items() if kind != before.get(name, "a file")}
+    changed |= {name for name in before.keys() - after.keys() if before[name].startswith("a link")}
+    if changed:
+        raise PatchError(
+            "what was edited is not what a patch can say: links, or which files are programs",
+            why=", ".join(sorted(changed)),
+            fix="undo that, then save again: a patch changes text alone",
+        )
+
+
+def _kinds(root: Path) -> dict[str, str]:
+    """Return what each file and link of a tree is besides its text."""
+    return {
+        path.relative_to(root).as_posix(): f"a link to {path.readlink()}"
+        if path.is_symlink()
+        else "a program"
+        if path.stat().st_mode & stat.S_IXUSR
+        else "a file"
+        for path in root.rglob("*")
+        if (path.is_symlink() or path.is_file()) and "__pycache__" not in path.parts
+    }
 
 
 def _tree_diff(base: Path, tree: Path) -> Iterator[str]:

@@ -169,13 +169,22 @@ def resolve(
         if recipe.compiles and selection.sources[choice.name].kind in BUILT_KINDS and tools.compiler is None:
             raise _no_compiler(choice.name)
         layers[choice.name] = _layer(
-            request, selection, choice, recipe, host, tools, interpreter, catalog, findings, facts, locked, layers
+            request, selection, choice, recipe, tools, interpreter, catalog, findings, facts, locked, layers
         )
     variants = [plan.variant for plan in layers.values() if plan.variant]
     run = _merge(locked, ["run", *(f"run-{variant}" for variant in variants if f"run-{variant}" in locked)])
     verify = _merge(locked, ["verify"], without=run)
-    ordered = tuple(replace(layer, jobs=jobs.choose(host, layer, request.jobs)) for layer in layers.values())
+    upward = tuple(layers.values())
+    ordered = tuple(
+        replace(
+            layer,
+            jobs=jobs.choose(host, layer, request.jobs),
+            verify_key=_verify_key(upward[:count], (*run, *verify), host),
+        )
+        for count, layer in enumerate(upward, start=1)
+    )
     compiled = [layer for layer in ordered if layer.recipe.compiles and layer.source.kind in BUILT_KINDS]
+    plan_key = _plan_key(stack, ordered, run, verify)
     return Plan(
         stack=stack,
         interpreter=interpreter,
@@ -184,8 +193,8 @@ def resolve(
         layers=ordered,
         run_requires=run,
         verify_requires=verify,
-        steps=steps(stack, ordered, _plan_key(stack, ordered, run)),
-        key=_plan_key(stack, ordered, run),
+        steps=steps(stack, ordered, plan_key),
+        key=plan_key,
         warnings=_warnings(ordered, tools, stack),
         toolkit=tools.toolkit,
         architectures=tools.architectures,
@@ -513,7 +522,6 @@ def _layer(  # one layer's decisions in one place
     selection: Selection,
     choice: LayerChoice,
     recipe: RecipeData,
-    host: Host,
     tools: Tools,
     interpreter: Interpreter,
     catalog: Catalog,
@@ -567,7 +575,7 @@ def _layer(  # one layer's decisions in one place
         "toolkit": [toolkit.version, toolkit.identity] if toolkit else None,
         "architectures": [str(item) for item in told.architectures],
         "python": [interpreter.tag, interpreter.platform],
-        "build": [[item.name, item.version, *item.sha256] for item in build_requires],
+        "build": _files(build_requires),
         "against": [below[name].key for name in recipe.against] if built else [],
     }
     if source.git:
@@ -589,7 +597,7 @@ def _layer(  # one layer's decisions in one place
         build_requires=build_requires,
         key=layer_key,
         work_key=key("work", {**inputs, "source": str(source.path)}) if source.path else layer_key,
-        verify_key=_verify_key(recipe, expect, cuda, layer_key, below, locked, host),
+        verify_key="",  # of the whole stack's requirements, which are known when all layers are
         reproducible=source.kind not in {"path", "installed"}
         and all(below[name].reproducible for name in recipe.against),
         local_version=_local_version(recipe, toolkit, facts),
@@ -690,38 +698,41 @@ def _merge(
     return tuple(merged.values())
 
 
-def _verify_key(
-    recipe: RecipeData,
-    expect: Mapping[str, str],
-    cuda: str,
-    layer_key: str,
-    below: Mapping[str, LayerPlan],
-    locked: Mapping[str, tuple[LockedRequirement, ...]],
-    host: Host,
-) -> str:
-    requirements = [*locked.get("run", ()), *locked.get("verify", ())]
+def _verify_key(layers: Sequence[LayerPlan], requirements: Sequence[LockedRequirement], host: Host) -> str:
+    """Return the key of what the suite of the last of these layers finds in an environment of all of them."""
+    layer = layers[-1]
     return key(
         "verify",
         {
-            "suite": recipe.suite_digest,
-            "layers": [*(plan.key for plan in below.values()), layer_key],
-            "requirements": [[item.name, item.version] for item in requirements],
-            "expect": dict(expect),
-            "cuda": cuda,
+            "suite": layer.recipe.suite_digest,
+            "layers": [each.key for each in layers],
+            "requirements": _files(requirements),
+            "expect": dict(layer.expect),
+            "cuda": layer.cuda,
             "gpus": [[gpu.name, gpu.capability] for gpu in host.gpus],
         },
     )
 
 
-def _plan_key(stack: Stack, layers: Sequence[LayerPlan], run: Sequence[LockedRequirement]) -> str:
+def _plan_key(
+    stack: Stack,
+    layers: Sequence[LayerPlan],
+    run: Sequence[LockedRequirement],
+    verify: Sequence[LockedRequirement],
+) -> str:
     return key(
         "install",
         {
             "stack": stack.name,
             "layers": [layer.key for layer in layers],
-            "run": [[item.name, item.version, *item.sha256] for item in run],
+            "run": _files(run),
+            "verify": _files(verify),  # what is written down beside the environment, to verify it again
         },
     )
+
+
+def _files(requirements: Iterable[LockedRequirement]) -> list[Json]:
+    return [[item.name, item.version, *item.sha256] for item in requirements]
 
 
 def _warnings(layers: Sequence[LayerPlan], tools: Tools, stack: Stack) -> tuple[str, ...]:

@@ -33,12 +33,17 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        number, why = error.errno, f"{error.strerror}: {error.filename or folder}"
+        if isinstance(error, shutil.Error):  # of copying a folder: texts of all that went wrong
+            text = str(error)
+            number = next((each for each in DISK_ERRORS if os.strerror(each) in text), None)
+            why = f"{os.strerror(number)}: {folder}" if number else ""
+        if number not in DISK_ERRORS:
             raise
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        full = number in {errno.ENOSPC, errno.EDQUOT}
         raise DiskError(
             f"cannot write below {folder}",
-            why=f"{error.strerror}: {error.filename or folder}",
+            why=why,
             fix="free some space, or move the state with MMSTACK_HOME" if full else "make the folder writable",
         ) from error
 

@@ -5,7 +5,6 @@ Every action can be run again after any interruption: what is whole is kept, wha
 
 from __future__ import annotations
 
-import filecmp
 import os
 import shutil
 import sys
@@ -20,25 +19,35 @@ from typing import TYPE_CHECKING
 from mmstack import hermetic
 from mmstack.builders.build import Build, Workplace, newest_time, unfinished
 from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
+from mmstack.builders.renew import demand, renew
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
+from mmstack.catalog import recipe_digest, suite_digest
 from mmstack.digests import Digests
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
-from mmstack.errors import HermeticError, NetworkError, PatchError, PinError, UsageError
+from mmstack.errors import (
+    ChangedError,
+    GateError,
+    HermeticError,
+    NetworkError,
+    PatchError,
+    PinError,
+    UsageError,
+)
 from mmstack.events import ArtifactStored, CacheUsed, LayerVerified, Notice
 from mmstack.graph import has_project
-from mmstack.keys import key
+from mmstack.keys import file_digest, key
 from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
 from mmstack.resolve import INDEX_KINDS
 from mmstack.run import run, scrubbed, stop_all
-from mmstack.shapes import amount, inner_path, load_as
+from mmstack.shapes import amount, load_as
 from mmstack.sources.distro import Archive
 from mmstack.sources.download import Downloads, out_of_reach
 from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import Mirror
-from mmstack.sources.provide import Sources
+from mmstack.sources.provide import Sources, folder_digest
 from mmstack.standalone import suite_facts
 from mmstack.store import Store, write_json
 from mmstack.toolchains import architectures, caches, distribution, redist, sysroot, system, wheels
@@ -213,13 +222,54 @@ class Workshop:
         }
         cut_off = self.hermetic and step.kind is not StepKind.FETCH
         # of all plans for a stack, one at a time may change its folder in dist
-        with (
-            self.store.lock(f"{step.layer}-{step.key[:16]}" if step.layer else plan.stack.name),
-            hermetic.inside(step.id if cut_off else ""),
-        ):
+        with self.store.lock(self._lock_of(plan, step)), hermetic.inside(step.id if cut_off else ""):
             if step.layer and step.kind not in {StepKind.FETCH, StepKind.VERIFY} and self.store.find(step.key):
                 return "made by another run"
-            return actions[step.kind](plan, step)
+            if step.layer and step.kind is not StepKind.FETCH:
+                self._check_inputs(plan.layer(step.layer), step)
+            try:
+                return actions[step.kind](plan, step)
+            except (GateError, HermeticError):
+                if step.kind in {StepKind.CONFIGURE, StepKind.BUILD}:
+                    self._discard(plan.layer(step.layer))
+                raise
+
+    def _lock_of(self, plan: Plan, step: Step) -> str:
+        """Return what no two runs may do at once: a step of a key, and all that a folder of the user's is built by."""
+        if not step.layer:
+            return plan.stack.name
+        layer = plan.layer(step.layer)
+        own = layer.source.path is not None and step.kind is not StepKind.VERIFY
+        return f"{step.layer}-{(layer.work_key if own else step.key)[:16]}"
+
+    def _check_inputs(self, layer: LayerPlan, step: Step) -> None:
+        """Demand that what a step takes from this checkout is what its key was made of.
+
+        Raises:
+            ChangedError: it was changed meanwhile.
+        """
+        recipe = layer.recipe
+        if step.kind is StepKind.VERIFY:
+            changed = [str(recipe.folder / "verify")] if suite_digest(recipe.folder) != recipe.suite_digest else []
+        else:
+            changed = [str(recipe.folder)] if recipe_digest(recipe.folder) != recipe.digest else []
+            changed += [str(patch.file) for patch in layer.patches if not _holds(patch.file, patch.sha256)]
+        if changed:
+            raise ChangedError(
+                f"what {layer.name} is made by has changed since this run was planned",
+                why=", ".join(changed),
+                fix="run the same command again: it plans anew, and keeps what does not depend on it",
+            )
+        if layer.source.path and step.kind in {StepKind.CONFIGURE, StepKind.BUILD, StepKind.GATE}:
+            demand(self.place(layer).tree, layer.key)
+
+    def _discard(self, layer: LayerPlan) -> None:
+        """Remove where a layer was built as no layer may be: a next run would find it built, and nothing wrong."""
+        folder = self.place(layer).tree.parent
+        old = folder.with_name(f".old-{folder.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def fetch(self, plan: Plan, step: Step) -> str:
         """Download what a layer is made of, or, for no layer, what runs and verifies the stack."""
@@ -231,7 +281,8 @@ class Workshop:
         pins = (layer.chosen,) if layer.chosen and layer.source.kind in INDEX_KINDS else ()
         if layer.for_gpus and plan.toolkit:
             self._fetch_toolkit(plan, plan.toolkit)
-        return self.download(layer.source.project, pins, layer.build_requires, tags)
+        tools = self.tools if has_project(layer) else ()  # nothing else has its configuration wait for them
+        return self.download(layer.source.project, pins, (*layer.build_requires, *tools), tags)
 
     def _fetch_toolkit(self, plan: Plan, toolkit: Toolkit) -> None:
         self.download("", (), (*toolkit.requirements, *plan.cubins), plan.interpreter.tags)
@@ -351,10 +402,16 @@ class Workshop:
         fresh = place.tree.with_name("tree.new")
         shutil.rmtree(fresh, ignore_errors=True)
         tree = self.sources.lay_out(layer, fresh)
+        if layer.source.path and (found := folder_digest(layer.name, tree)) != layer.folder:
+            raise ChangedError(
+                f"{layer.source.path} was changed while it was read",
+                why=f"planned was {layer.folder}, copied is {found}",
+                fix="run the same command again",
+            )
         applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
         _lay_over(layer.recipe, tree)
         shutil.rmtree(place.out, ignore_errors=True)
-        settle(tree, place.tree)
+        renew(tree, place.tree, layer.key)
         shutil.rmtree(fresh, ignore_errors=True)
         return f"{len(applied)} patches applied"
 
@@ -546,6 +603,7 @@ class Workshop:
         place.home.mkdir(parents=True, exist_ok=True)
         passed = gates.check_wheel(wheel, expected, scratch=place.home)
         own = load_recipe(layer.recipe.folder).check(wheel, layer.facts)
+        self._check_inputs(layer, step)  # a file may have been changed just before it was copied
         artifact = self.store.put(
             wheel,
             layer=layer.name,
@@ -601,6 +659,7 @@ class Workshop:
             log=self._log(plan.stack.name, f"verify-{layer.name}"),
             beside=plan.beside,
         )
+        self._check_inputs(layer, step)  # it may have run a suite of the next key
         self.store.put_verification(result)
         self.listener(LayerVerified(verification=result, cached=False))
         return f"{result.count('passed')} passed, {result.count('not run')} not run"
@@ -688,33 +747,11 @@ class Workshop:
         return self.paths.dist / stack / "logs" / f"{name}.log"
 
 
-def settle(new: Path, tree: Path) -> None:
-    """Make a new tree the one that is built; where there is one, touch only the sources that changed.
-
-    What a build made in the tree stays, so that the next one compiles no more than it must.
-    """
-    record = tree.with_name("sources.json")
-    names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-    if tree.exists():
-        before = _recorded(record)
-        for name in set(before) - set(names):
-            (tree / name).unlink(missing_ok=True)
-        for name in names:
-            if not (tree / name).exists() or not filecmp.cmp(new / name, tree / name, shallow=False):
-                (tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(new / name, tree / name)
-    else:
-        new.replace(tree)
-    write_json(record, {"files": names})
-
-
-def _recorded(record: Path) -> list[str]:
-    """Return the files that a tree was last made of; of a record that is damaged, none: what is left over stays."""
+def _holds(file: Path, sha256: str) -> bool:
     try:
-        files: list[str] = load_as(record, {"files": [inner_path]})["files"]
-    except (OSError, ValueError):
-        return []
-    return files
+        return file_digest(file) == sha256
+    except OSError:
+        return False
 
 
 def _lay_over(recipe: RecipeData, tree: Path) -> None:

@@ -125,6 +125,8 @@ class Build:
                 extra["LDFLAGS"] = f"{linked} {extra.get('LDFLAGS', '')}".rstrip()
         if self.threads > 1:  # no option of a command: what is compiled already would be compiled again by another one
             extra["NVCC_APPEND_FLAGS"] = f"--threads {self.threads}"
+        if "CCACHE_DIR" not in extra:  # one that stands in for the compiler on PATH was not asked for
+            extra["CCACHE_DISABLE"] = "1"
         folders = (self.place.env / "bin", *self.programs)
         return scrubbed(
             self.place.home,
@@ -174,14 +176,21 @@ def unfinished(place: Workplace) -> Iterator[None]:
     """
     mark = place.out.with_name("unfinished")
     if mark.exists():
-        staged = [*place.tree.glob("build/lib.*"), *place.tree.glob("build/bdist.*")]
-        if not (place.tree / "build" / "CMakeCache.txt").exists():  # there it is where ninja links to
-            staged.append(place.tree / "build" / "lib")
-        for folder in (*staged, *place.env.rglob("__pycache__")):
+        remove_staged(place.tree)
+        for folder in place.env.rglob("__pycache__"):
             shutil.rmtree(folder, ignore_errors=True)
     mark.touch()
     yield
     mark.unlink()
+
+
+def remove_staged(tree: Path) -> None:
+    """Remove what setuptools has copied to be packed; what it has compiled stays."""
+    staged = [*tree.glob("build/lib.*"), *tree.glob("build/bdist.*")]
+    if not (tree / "build" / "CMakeCache.txt").exists():  # there it is where ninja links to
+        staged.append(tree / "build" / "lib")
+    for folder in staged:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def newest_time(tree: Path) -> int:

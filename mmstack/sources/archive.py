@@ -205,7 +205,7 @@ def take(tar: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> None:
     tree.demand_honest(name)
     try:
         tarfile.data_filter(member, str(tree.root))
-    except tarfile.FilterError as error:
+    except (tarfile.FilterError, OSError) as error:  # newer Pythons follow links to judge, through rings and all
         raise tree.refuse(name, str(error)) from error
     if member.isdir():
         tree.folder(name)

@@ -20,6 +20,7 @@ ADDRESS = re.compile(
 )
 RULE = re.compile(r"(?P<old>[^\s=]+)\s*=\s*(?P<new>\S+)(?:\s+#.*)?")
 SUFFIX = ".git"
+LONGEST = 200  # bytes of one name: file systems take 255, and what is kept of it adds some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,8 @@ def fault(url: str) -> str:
         return "it has '..' in it"
     if found["path"].startswith("-"):
         return "it looks like an option"
+    if any(len(part.encode(errors="replace")) > LONGEST for part in unquote(found["path"]).split("/")):
+        return "a part of it is longer than the name of a file may be"
     return ""
 
 

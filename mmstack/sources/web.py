@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mmstack.sources.settings import IndexSettings
 
 MAX_REDIRECTS = 10
+SIZE = re.compile(r"\d{1,18}", re.ASCII)
+RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 MISSING_STATUS = frozenset({404, 410})
 PASSING_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
@@ -203,10 +205,10 @@ def _check_status(response: httpx2.Response) -> None:
 
 def _body(response: httpx2.Response, start: int) -> Body:
     length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdigit() else 0
+    total = int(length) if SIZE.fullmatch(length) else 0
     begin = 0
     if response.status_code == httpx2.codes.PARTIAL_CONTENT:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        match = RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if not match or int(match[1]) != start:
             raise PlaceError("it answered with another part of the file than was asked for")
         begin, total = start, int(match[2]) if match[2] != "*" else 0

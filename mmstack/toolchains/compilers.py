@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"(?P<family>g\+\+|clang\+\+)(?P<suffix>-[\d.]+)?")
 C_TWINS = {"g++": "gcc", "clang++": "clang"}
-SAYS = re.compile(r"(?:gcc|g\+\+|GCC|clang|c\+\+)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
+TWINS = {**C_TWINS, "c++": "cc", **{c: cxx for cxx, c in C_TWINS.items()}, "cc": "c++"}
+ONE_OF_TWO = re.compile(r"(?P<before>.*-)?(?P<name>clang\+\+|g\+\+|c\+\+|clang|gcc|cc)(?P<after>-[\d.]+)?")
+SAYS = re.compile(r"(?:gcc|g\+\+|GCC|clang|c\+\+|\bcc\b)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
 PACKAGING_NOTE = re.compile(r"\([^()]*\)")  # `(crosstool-NG 1.25.0) 11.4.0`: the distribution's, not the compiler's
 AT_ONCE = 8
 
@@ -34,6 +36,21 @@ def family_and_version(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     return "clang" if "clang" in text.lower() else "gcc", match["version"]
+
+
+def twin(name: str) -> str:
+    """Return the C compiler of a C++ compiler's name or path, or the other way; nothing where it tells of none."""
+    path = Path(name)
+    match = ONE_OF_TWO.fullmatch(path.name)
+    if match is None:
+        return ""
+    return str(path.with_name(f"{match['before'] or ''}{TWINS[match['name']]}{match['after'] or ''}"))
+
+
+def of_one_version(c: str, cxx: str) -> bool:
+    """Return whether what two compilers say of themselves is of one family and version, as far as it is clear."""
+    found = family_and_version(c), family_and_version(cxx)
+    return None in found or found[0] == found[1]
 
 
 def find_compilers(environ: Mapping[str, str]) -> tuple[Compiler, ...]:
@@ -114,13 +131,12 @@ def _pairs(path: str) -> Iterator[tuple[Path, Path]]:
 def _probe(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler | None:
     environment = {**environ, "LC_ALL": "C"}
     try:
-        run([cc, "--version"], env=environment)
-        first = run([cxx, "--version"], env=environment).output.partition("\n")[0]
+        c, first = (run([each, "--version"], env=environment).output.partition("\n")[0] for each in (cc, cxx))
         target = run([cxx, "-dumpmachine"], env=environment).output.strip()
     except (CommandError, HostError, OSError):
         return None
     compiler = Compiler(cc=cc, cxx=cxx, version=f"{first} [{target}]")
-    return compiler if family_and_version(compiler.version) else None
+    return compiler if family_and_version(compiler.version) and of_one_version(c, first) else None
 
 
 def accepts(release: CudaRelease, compiler: Compiler) -> bool:

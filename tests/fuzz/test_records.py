@@ -15,6 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mmstack.builders import progress
+from mmstack.builders.renew import renew
 from mmstack.console import Console
 from mmstack.dist import Dist
 from mmstack.errors import MmstackError
@@ -25,7 +26,6 @@ from mmstack.report import read_manifest, render, to_manifest, to_markdown, writ
 from mmstack.standalone import BundleError, check_files, read_bundle
 from mmstack.store import Store
 from mmstack.verify import read_results
-from mmstack.workshop import settle
 from tests.fuzz.cases import LONE, WORDS, contents, edited, fuzz, json_bytes, mutated, refusable, texts
 from tests.miniature import Miniature
 
@@ -197,7 +197,7 @@ def test_what_ninja_prints_is_progress_or_not(lines: list[str], dry: list[str]) 
             console(event)
 
 
-@fuzz("records of sources", share=0.5, body=json_bytes({"files": ["a.c", "gone.c"]}))
+@fuzz("records of sources", share=0.5, body=json_bytes({"files": ["a.c", "gone.c"], "key": ""}))
 def test_only_what_is_in_a_tree_is_removed_from_it(folder: Path, body: bytes) -> None:
     """Whatever the record of its sources says."""
     base = folder / "settle"
@@ -205,7 +205,7 @@ def test_only_what_is_in_a_tree_is_removed_from_it(folder: Path, body: bytes) ->
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text(text, encoding="utf-8")
     (base / "sources.json").write_bytes(body)
-    settle(base / "new", base / "tree")
+    renew(base / "new", base / "tree", "key")
     here = contents(base)
     assert (here["outside"], here["x"], here["tree/a.c"]) == (b"x", b"y", b"1")
 

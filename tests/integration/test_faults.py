@@ -340,8 +340,31 @@ def test_a_wheel_that_may_not_enter_the_store(built: Checkout, what: str) -> Non
     stored = sorted((built.state / "artifacts").iterdir())
     wheels = built.wheels()
     refused(built.build(), 1, *texts)
+    refused(built.build(), 1, *texts)  # nor after it was tried again
     assert sorted((built.state / "artifacts").iterdir()) == stored
     assert built.wheels() == wheels
+
+
+CHANGED = {
+    "a recipe": ("pipelines/ext/recipe.toml", "pipelines/ext"),
+    "a suite": ("pipelines/ext/verify/test_ext.py", "pipelines/ext/verify"),
+    "a patch": ("patches/miniext/0001-first-value.patch", "patches/miniext/0001-first-value.patch"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_is_changed_while_it_is_built_comes_under_no_key(built: Checkout, what: str) -> None:
+    """Of what was planned with before; the next run plans anew."""
+    name, told = CHANGED[what]
+    file = built.root / name
+    assert file.exists()
+    before = file.read_bytes()
+    line = f'open({str(file)!r}, "a").write("# later\\n")'
+    built.publish("ext", lambda tree: _replace(tree / "setup.py", "print(dict(os.environ))", line))
+    stored = sorted((built.state / "artifacts").iterdir())
+    refused(built.build(), 1, "ext is made by has changed since this run was planned", str(built.root / told))
+    assert what == "a suite" or sorted((built.state / "artifacts").iterdir()) == stored
+    file.write_bytes(before)
 
 
 def test_a_layer_that_cannot_be_imported(built: Checkout) -> None:

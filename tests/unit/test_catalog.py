@@ -255,7 +255,7 @@ def test_the_key_of_a_recipe_covers_its_code_and_not_its_page(mini: Miniature) -
     assert mini.catalog.recipe("ext").suite_digest == before.suite_digest
 
 
-@pytest.mark.parametrize("file", ["pipelines/ext/verify/test_ext.py", "pipelines/conftest.py"])
+@pytest.mark.parametrize("file", ["pipelines/ext/verify/test_ext.py", "pipelines/conftest.py", "pipelines/pytest.ini"])
 def test_the_key_of_a_suite_covers_the_suite(mini: Miniature, file: str) -> None:
     """A changed check is run again, but nothing is built again for it."""
     before = mini.catalog.recipe("ext")

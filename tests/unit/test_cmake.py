@@ -237,6 +237,12 @@ def test_a_project_is_linked_by_the_linker_of_the_plan(bench: Bench) -> None:
     assert "LDFLAGS" not in replace(task, variables={}).environment()
 
 
+def test_a_compiler_cache_that_was_not_asked_for_takes_no_part(bench: Bench) -> None:
+    """On the PATH of some distributions ccache stands in for the compiler, and would write into the build's HOME."""
+    assert bench.task.environment()["CCACHE_DISABLE"] == "1"
+    assert "CCACHE_DISABLE" not in replace(bench.task, variables={"CCACHE_DIR": "/cache"}).environment()
+
+
 def test_a_project_that_cannot_be_configured_is_told_with_its_line(bench: Bench) -> None:
     """CMake's own first error is the reason; mended, the next run ends well."""
     bench.project("alone.cpp)", "alone.cpp gone.cpp)")

@@ -198,9 +198,10 @@ def test_a_server_without_ranges_starts_over(bench: Bench) -> None:
     assert bench.server.sent == len(BODY) + 100_000
 
 
-def test_another_range_than_asked_for_is_no_continuation(bench: Bench) -> None:
+@pytest.mark.parametrize("fault", ["other-range", "endless-range"])
+def test_another_range_than_asked_for_is_no_continuation(bench: Bench, fault: str) -> None:
     """A server that cannot count is left; what came before stays."""
-    bench.server.faults[PATH] = ["drop 100000", "other-range"]
+    bench.server.faults[PATH] = ["drop 100000", fault]
     assert "another part" in bench.fail(NetworkError).why
     assert bench.part.read_bytes() == BODY[:100_000]
 

@@ -351,14 +351,54 @@ def test_no_compiler_is_a_fact_with_a_reason(machine: Machine) -> None:
 
 
 def test_the_compilers_that_the_user_names_are_taken(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`CC` and `CXX` come before what is on PATH, each for itself."""
+    """`CC` and `CXX` come before what is on PATH."""
     for name in ("cc", "c++"):
         machine.program(name, f"echo {name}")
-    mine = machine.program("mine/cxx", "echo mine")
-    monkeypatch.setenv("CXX", str(mine))
+    pair = machine.program("mine/c", "echo mine"), machine.program("mine/cxx", "echo mine")
+    for variable, path in zip(("CC", "CXX"), pair, strict=True):
+        monkeypatch.setenv(variable, str(path))
     compiler, _reason = find_compiler()
     assert compiler is not None
-    assert (compiler.cc, compiler.cxx, compiler.version) == (machine.bin / "cc", mine, "mine [mine]")
+    assert (compiler.cc, compiler.cxx, compiler.version) == (*pair, "mine [mine]")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "other"),
+    [("CXX", "g++-12", "gcc-12"), ("CC", "clang", "clang++"), ("CXX", "x86_64-linux-gnu-c++", "x86_64-linux-gnu-cc")],
+)
+def test_one_compiler_alone_brings_the_other_of_its_pair(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, other: str
+) -> None:
+    """Not what PATH has under the usual name, which may be of another version."""
+    for name in ("cc", "c++", value):
+        machine.program(name, f"echo {name}")
+    monkeypatch.setenv(variable, value)
+    assert find_compiler() == (None, f"{value} is half a pair: {other} is not here, and {_other(variable)} not set")
+    machine.program(other, "echo x")
+    compiler, _reason = find_compiler()
+    assert compiler is not None
+    assert {compiler.cc.name, compiler.cxx.name} == {value, other}
+
+
+def _other(variable: str) -> str:
+    return {"CC": "CXX", "CXX": "CC"}[variable]
+
+
+def test_a_name_that_tells_of_no_pair_needs_both(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is guessed."""
+    for name in ("cc", "c++", "mine"):
+        machine.program(name, f"echo {name}")
+    monkeypatch.setenv("CXX", "mine")
+    assert find_compiler() == (None, "mine is half a pair: what goes with it is not here, and CC not set")
+
+
+def test_a_pair_is_of_one_version(machine: Machine) -> None:
+    """The key of what they compile names the C++ compiler alone."""
+    machine.program("cc", "echo 'cc (Ubuntu 13.3.0-6ubuntu2) 13.3.0'")
+    machine.program("c++", "echo 'c++ (Ubuntu 12.4.0-2ubuntu1) 12.4.0'")
+    compiler, reason = find_compiler()
+    assert compiler is None
+    assert reason.endswith("name a pair of one version in CC and CXX")
 
 
 @pytest.mark.parametrize("value", ["nosuch", "ccache c++", "/nowhere/c++"])

@@ -15,6 +15,7 @@ from elftools.elf.elffile import ELFFile
 
 from mmstack import gates, shapes
 from mmstack.builders import progress
+from mmstack.builders.renew import renew
 from mmstack.console import Console
 from mmstack.elf import defined_symbols, read_module
 from mmstack.errors import ArchiveError, CatalogError, GateError, UsageError
@@ -30,7 +31,6 @@ from mmstack.sources.places import expanded, redact, wheel_rank
 from mmstack.standalone import BundleError
 from mmstack.standalone import unpack as unpack_wheel
 from mmstack.store import Store
-from mmstack.workshop import settle
 from tests.miniature import Miniature
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def test_a_record_does_not_lead_out_of_the_store(tmp_path: Path, filename: str) 
 
 
 @pytest.mark.parametrize(
-    "record", ['{"files": ["../outside"]}', '{"files": ["/outside"]}', "[]", "[" * 9999, '{"files": 1}']
+    "record",
+    ['{"files": ["../outside"], "key": ""}', '{"files": ["/outside"], "key": ""}', "[]", "[" * 9999, '{"files": 1}'],
 )
 def test_a_record_of_sources_removes_nothing_outside(tmp_path: Path, record: str) -> None:
     """A damaged one removes nothing at all."""
@@ -155,7 +156,7 @@ def test_a_record_of_sources_removes_nothing_outside(tmp_path: Path, record: str
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name, encoding="utf-8")
     (tmp_path / "sources.json").write_text(record, encoding="utf-8")
-    settle(tmp_path / "new", tmp_path / "tree")
+    renew(tmp_path / "new", tmp_path / "tree", "key")
     assert (tmp_path / "outside").read_text(encoding="utf-8") == "outside"
     assert (tmp_path / "tree" / "a").read_text(encoding="utf-8") == "new/a"
 

@@ -170,6 +170,8 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
         "https://host.test/a/../b",
         "https://host.test/a/%2e%2E/b",
         "file://server/share",
+        f"https://host.test/{'a' * 300}",
+        f"https://host.test/{'%C3%B6' * 150}",
         "",
     ],
 )

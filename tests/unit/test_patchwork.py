@@ -218,6 +218,37 @@ def test_what_a_patch_cannot_say_is_not_saved(bench: Bench) -> None:
     assert tree.exists()
 
 
+@pytest.mark.parametrize("act", ["link", "program", "replaced"])
+def test_links_and_modes_are_not_left_out_silently(bench: Bench, act: str) -> None:
+    """The edited tree is the only copy, so it stays."""
+    tree = bench.edit()
+    change(tree)
+    file = tree / "ext.py"
+    if act == "program":
+        file.chmod(0o755)
+    if act == "replaced":
+        file.unlink()
+    if act != "program":
+        (tree / "link.py" if act == "link" else file).symlink_to("pkg")
+    with pytest.raises(PatchError, match="links, or which files are programs") as caught:
+        bench.save()
+    assert caught.value.why == ("link.py" if act == "link" else "ext.py")
+    assert bench.series() == []
+    assert tree.exists()
+
+
+def test_a_program_may_be_removed(bench: Bench) -> None:
+    """A patch can say that."""
+    bench.edit()
+    shutil.rmtree(bench.state / "edit" / "ext" / "tree")
+    base = bench.state / "edit" / "ext" / "base"
+    (base / "pkg" / "old.py").chmod(0o755)
+    shutil.copytree(base, base.with_name("tree"))
+    (base.with_name("tree") / "pkg" / "old.py").unlink()
+    bench.save()
+    assert bench.series() == ["ext-some-name"]
+
+
 def test_only_a_pinned_release_can_be_edited(bench: Bench) -> None:
     """The error names those that are."""
     with pytest.raises(UsageError, match=r"ext 9\.9 is not pinned as a source") as caught:

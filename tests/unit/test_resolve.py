@@ -471,6 +471,32 @@ def test_what_only_readers_see_is_not_in_a_key(mini: Miniature) -> None:
     assert after.verify_key != before.verify_key
 
 
+REQUIREMENTS = {
+    "a version of a variant": PINS | {"run-small": ("cuda-like==11",)},
+    "a version of all": PINS | {"run": ("runtime==1.6",)},
+    "what verifies": PINS | {"verify": ("checker==1.1", "runtime==1.5")},
+}
+
+
+@pytest.mark.parametrize("pins", REQUIREMENTS.values(), ids=REQUIREMENTS)
+def test_what_a_suite_s_environment_holds_is_in_its_key(mini: Miniature, pins: dict[str, tuple[str, ...]]) -> None:
+    """And in that of the installation, which notes what verifies it; nothing is built again for it."""
+    before, whole = mini.layer("top"), mini.plan().key
+    mini.lock(pins)
+    after = mini.layer("top")
+    assert after.key == before.key
+    assert after.verify_key != before.verify_key
+    assert mini.plan().key != whole
+
+
+def test_a_file_of_another_digest_is_another_requirement(mini: Miniature) -> None:
+    """Its name and version say less than what is in it."""
+    before = mini.layer("top")
+    file = mini.root / "stacks" / "mini.lock"
+    file.write_text(file.read_text(encoding="utf-8").replace("a" * 64, "b" * 64), encoding="utf-8")
+    assert mini.layer("top").verify_key != before.verify_key
+
+
 def test_a_compiler_is_not_in_the_key_of_what_is_not_compiled(mini: Miniature) -> None:
     """A new compiler does not make pure Python again."""
     host = replace(HOST, compiler=compiler(GCC.replace("12.2.0", "12.3.0")))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -305,6 +306,16 @@ def test_a_disk_that_cannot_be_written_is_told_as_such(
     assert caught.value.why == f"{os.strerror(code)}: artifact.json"
     assert fix in caught.value.fix
     assert caught.value.code == 3
+
+
+def test_a_folder_that_cannot_be_copied_whole_is_told_as_such(store: Store) -> None:
+    """What shutil gathers has no number of its own."""
+    full = [("a", "b", f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'b'")]
+    with pytest.raises(DiskError, match="cannot write below") as caught, disk_errors(store.root):
+        raise shutil.Error(full)
+    assert "free some space" in caught.value.fix
+    with pytest.raises(shutil.Error), disk_errors(store.root):
+        raise shutil.Error([("a", "b", "[Errno 2] No such file or directory: 'a'")])
 
 
 def test_other_errors_of_the_system_are_not_the_disk_s(store: Store) -> None:
