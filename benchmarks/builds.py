@@ -151,11 +151,18 @@ class Torch:
         return _environment([self.work / "env" / "bin", *sysroot.programs(root)], found)
 
     def make(self, *outputs: str) -> Cost:
-        """Make what is named, one after the other."""
+        """Make what is named, one after the other.
+
+        Raises:
+            SystemExit: nothing is named, for which ninja would make all.
+        """
+        if not outputs:
+            sys.exit(f"{self.work} is not laid out as the benchmark knows torch: there is nothing to make")
         return measure([*self._ninja, "-j1", *outputs], self.work, self.environment)
 
     def generate(self) -> None:
-        """Make what is there before any file is compiled."""
+        """Make what is there before any file is compiled, and nothing else: an earlier run may have compiled some."""
+        measure([*self._ninja, "-t", "clean"], self.work, self.environment)
         self.make(*ORDER.findall((self.work / "tree" / "build" / "build.ninja").read_text(encoding="utf-8")))
 
     def outputs(self, ending: str) -> list[str]:

@@ -56,6 +56,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 TWO_NUMBERS = re.compile(r"\d{1,4}\.\d{1,4}")
 BARE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 PRESET = "PRESET"
+OF_EDITORS = re.compile(r"[.#].*|.*~|4913")  # what they write beside a file that is open
 SHARED = ("conftest.py", "pytest.ini")  # of all suites, beside the layers' folders
 
 
@@ -319,9 +320,8 @@ def read_recipe(file: Path) -> RecipeData:
 
 def files_of(folder: Path) -> list[Path]:
     """Return the files of a recipe that can change what is built: pages and the weights of an estimate cannot."""
-    return sorted(
-        path for path in folder.iterdir() if path.is_file() and path.suffix != ".md" and path.name != "weights.json"
-    )
+    files = [path for path in folder.iterdir() if path.is_file() and not OF_EDITORS.fullmatch(path.name)]
+    return sorted(path for path in files if path.suffix != ".md" and path.name != "weights.json")
 
 
 def recipe_digest(folder: Path) -> str:
@@ -331,7 +331,11 @@ def recipe_digest(folder: Path) -> str:
 
 def suite_digest(folder: Path) -> str:
     """Return the digest of a layer's verification suite and what all suites share."""
-    files = [path for path in (folder / "verify").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path
+        for path in (folder / "verify").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and not OF_EDITORS.fullmatch(path.name)
+    ]
     shared = [file_digest(path) if path.exists() else "" for path in (folder.parent / name for name in SHARED)]
     return digest([files_digest(folder, files), *shared])
 

@@ -142,7 +142,7 @@ class Console:
         self._out = self._errors if json else _terminal(self._stdout)
         bars = self._out.file.isatty() and not self._out.is_dumb_terminal and not self._github
         self._display: Display = _Bars(self._out) if bars else _Lines(self._say, self._safe, clock, fold=self._github)
-        self._worked = False
+        self._ended: list[StepEnded] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -289,11 +289,11 @@ class Console:
 
     def _headline(self, manifest: Manifest) -> None:
         stack, took = manifest["stack"]["name"], duration(manifest["seconds"])
-        stopped = ("done", f"stack {stack}: done as far as asked ({took})")  # before any suite, as by `invoke fetch`
+        stopped = ("done", f"stack {stack}: done as far as asked ({took})")
         partly = ("warning", f"stack {stack}: finished without verifying all of it ({took})")
         outcome, words = {
             "verified": ("done", f"stack {stack} is built and verified ({took})"),
-            "not verified": partly if manifest["verifications"] else stopped,
+            "not verified": stopped if any(step["outcome"] == "not reached" for step in manifest["steps"]) else partly,
             "failed": ("failed", f"stack {stack} failed after {took}"),
         }[manifest["verdict"]]
         self._say(self._line(outcome, words))
@@ -316,8 +316,8 @@ class Console:
         self.close()
         if event.plan is None:
             return
-        manifest = to_manifest(event, event.plan)
-        if not self._worked and event.error is None:
+        manifest = to_manifest(event, event.plan, steps=self._ended)
+        if event.error is None and all(step.outcome == "cached" for step in self._ended):
             self.text("nothing to do: every step was done before")
         self.summary(manifest)
         self._append_job_summary(manifest)
@@ -333,11 +333,11 @@ class Console:
             self._warn(f"the job summary was not written: {error}")
 
     def _step_ended(self, event: StepEnded) -> None:
+        self._ended.append(event)
         if event.outcome == "cached":
             if self._verbose:  # the plan's table has said so already
                 self._display.ended(event.step, self._line("cached", f"{event.step.title} (cached)"))
             return
-        self._worked = True
         took = {"done": "", "failed": "failed after "}[event.outcome] + duration(event.ended - event.started)
         detail = f": {event.detail.splitlines()[0]}" if event.detail else ""
         self._display.ended(event.step, self._line(event.outcome, f"{event.step.title} ({took}){detail}"))

@@ -209,15 +209,21 @@ def find_compiler() -> tuple[Compiler | None, str]:
     for variable, name in (("CC", c), ("CXX", cxx)):
         if name and _program(name) is None:
             return None, f"{variable}={name}: not the name of one program on this machine"
-    on_path = next((pair for pair in COMPILER_PAIRS if all(map(shutil.which, pair))), ("", ""))
-    names = (c or twin(cxx), cxx or twin(c)) if c or cxx else on_path
-    paths = [path for path in map(_program, names) if path]
-    if len(paths) < len(names):
-        if c or cxx:
-            other = (twin(c or cxx) or "what goes with it") + f" is not here, and {'CXX' if c else 'CC'} not set"
-            return None, f"{c or cxx} is half a pair: {other}"
-        return None, f"none of {', '.join(cxx for _c, cxx in COMPILER_PAIRS)} is on PATH"
+    if not c and not cxx:
+        tried = [_compiler_of(*pair) for pair in COMPILER_PAIRS if all(map(shutil.which, pair))]
+        none = f"none of {', '.join(cxx for _c, cxx in COMPILER_PAIRS)} is on PATH"
+        return next((each for each in tried if each[0]), tried[0] if tried else (None, none))
+    other = twin(shlex.split(c or cxx)[0])  # of one word, or it had been told of above
+    if not (c and cxx) and _program(other) is None:
+        unset = "CXX" if c else "CC"
+        return None, f"{c or cxx} is half a pair: {other or 'what goes with it'} is not here, and {unset} not set"
+    return _compiler_of(c or other, cxx or other)
+
+
+def _compiler_of(c: str, cxx: str) -> tuple[Compiler | None, str]:
+    """Return a C and a C++ compiler that are there, if both work and are of one version, and else why not."""
     environment = {**os.environ, "LC_ALL": "C"}
+    paths = [path for path in map(_program, (c, cxx)) if path]
     try:
         said = [run([path, "--version"], env=environment).output.partition("\n")[0] for path in paths]
         target = run([paths[1], "-dumpmachine"], env=environment).output.strip()

@@ -167,7 +167,7 @@ def resolve(
     for choice in _bottom_up(selection, catalog):
         recipe = catalog.recipe(choice.name)
         if recipe.compiles and selection.sources[choice.name].kind in BUILT_KINDS and tools.compiler is None:
-            raise _no_compiler(choice.name)
+            raise _no_compiler(choice.name, host)
         layers[choice.name] = _layer(
             request, selection, choice, recipe, tools, interpreter, catalog, findings, facts, locked, layers
         )
@@ -496,11 +496,12 @@ def compiler_facts(said: str) -> dict[str, str]:
     return dict([found]) if found else {}
 
 
-def _no_compiler(layer: str) -> HostError:
+def _no_compiler(layer: str, host: Host) -> HostError:
     return HostError(
-        "there is no working C++ compiler on this machine",
-        why=f"layer '{layer}' is compiled from source",
-        fix="install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`) or name it in CXX",
+        "there is no C++ compiler on this machine that can be taken",
+        why=f"layer '{layer}' is compiled from source; {host.notes.get('compiler', 'none was found')}",
+        fix="install one (Debian, Ubuntu: `apt-get install g++`; Fedora: `dnf install gcc-c++`), or name a C and a C++ "
+        "compiler of one version in CC and CXX",
     )
 
 

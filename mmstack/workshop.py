@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from mmstack import hermetic
 from mmstack.builders.build import Build, Workplace, newest_time, unfinished
 from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
-from mmstack.builders.renew import demand, renew
+from mmstack.builders.renew import demand, holds, renew
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
-from mmstack.catalog import recipe_digest, suite_digest
+from mmstack.catalog import SHARED, recipe_digest, suite_digest
 from mmstack.digests import Digests
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
@@ -250,14 +250,15 @@ class Workshop:
         """
         recipe = layer.recipe
         if step.kind is StepKind.VERIFY:
-            changed = [str(recipe.folder / "verify")] if suite_digest(recipe.folder) != recipe.suite_digest else []
+            suite = [recipe.folder / "verify", *(recipe.folder.parent / name for name in SHARED)]
+            changed = [] if _holds(suite_digest, recipe.folder, recipe.suite_digest) else suite
         else:
-            changed = [str(recipe.folder)] if recipe_digest(recipe.folder) != recipe.digest else []
-            changed += [str(patch.file) for patch in layer.patches if not _holds(patch.file, patch.sha256)]
+            changed = [] if _holds(recipe_digest, recipe.folder, recipe.digest) else [recipe.folder]
+            changed += [patch.file for patch in layer.patches if not _holds(file_digest, patch.file, patch.sha256)]
         if changed:
             raise ChangedError(
                 f"what {layer.name} is made by has changed since this run was planned",
-                why=", ".join(changed),
+                why=f"changed: {' or '.join(map(str, changed))}",
                 fix="run the same command again: it plans anew, and keeps what does not depend on it",
             )
         if layer.source.path and step.kind in {StepKind.CONFIGURE, StepKind.BUILD, StepKind.GATE}:
@@ -397,7 +398,7 @@ class Workshop:
         """Lay out a layer's tree and apply its patches; a path source changes only what was edited."""
         layer = plan.layer(step.layer)
         place = self.place(layer)
-        if place.tree.exists() and layer.source.path is None:
+        if place.tree.exists() and (layer.source.path is None or holds(place.tree, layer.key)):
             return "already there"
         fresh = place.tree.with_name("tree.new")
         shutil.rmtree(fresh, ignore_errors=True)
@@ -747,10 +748,10 @@ class Workshop:
         return self.paths.dist / stack / "logs" / f"{name}.log"
 
 
-def _holds(file: Path, sha256: str) -> bool:
+def _holds(digest: Callable[[Path], str], place: Path, expected: str) -> bool:
     try:
-        return file_digest(file) == sha256
-    except OSError:
+        return digest(place) == expected
+    except OSError:  # it is gone
         return False
 
 

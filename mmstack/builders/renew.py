@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import shutil
 import stat
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from mmstack.builders.build import remove_staged
@@ -33,14 +34,22 @@ def renew(new: Path, tree: Path, key: str) -> None:
     else:
         write_json(record, {"files": sorted(before | names), "key": ""})  # whenever it is killed from here on
         remove_staged(tree)
-        for name in before - names:
-            _remove(tree / name)
+        for name in sorted(before - names):
+            _remove(tree, name)
         for name in sorted(names):
             if not _same(new / name, tree / name):
-                _remove(tree / name)
+                _remove(tree, name)
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(new / name, tree / name, follow_symlinks=False)
     write_json(record, {"files": sorted(names), "key": key})
+
+
+def holds(tree: Path, key: str) -> bool:
+    """Return whether a tree is the one of a key."""
+    try:
+        return bool(load_as(tree.with_name(RECORD), {"key": str})["key"] == key)
+    except (OSError, ValueError):
+        return False
 
 
 def demand(tree: Path, key: str) -> None:
@@ -49,11 +58,7 @@ def demand(tree: Path, key: str) -> None:
     Raises:
         ChangedError: another run has renewed it.
     """
-    try:
-        found = load_as(tree.with_name(RECORD), {"key": str})["key"]
-    except (OSError, ValueError):
-        found = ""
-    if found != key:
+    if not holds(tree, key):
         raise ChangedError(
             f"another run builds the same folder of yours, as it is now, in {tree}",
             fix="let that one end, or run the same command again after it",
@@ -78,7 +83,12 @@ def _same(new: Path, old: Path) -> bool:
     )
 
 
-def _remove(path: Path) -> None:
+def _remove(tree: Path, name: str) -> None:
+    """Remove what stands under a name, unless that leads through a link, or through what is no folder any more."""
+    above = [tree / parent for parent in PurePosixPath(name).parents[:-1]]
+    path = tree / name
+    if any(each.is_symlink() or not each.is_dir() for each in above):
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

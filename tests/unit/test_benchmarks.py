@@ -172,6 +172,12 @@ def test_upstream_s_wheel_is_kept_with_the_key_that_it_was_built_under(
     assert (tmp_path / "out" / builds.KEY).read_text(encoding="utf-8") == "now"
 
 
+def test_torch_is_not_made_whole_for_want_of_a_name(tmp_path: Path) -> None:
+    """Ninja would."""
+    with pytest.raises(SystemExit, match="nothing to make"):
+        builds.Torch(work=tmp_path).make()
+
+
 def test_a_case_that_there_is_not_is_refused() -> None:
     """Before anything is measured, with those that there are."""
     with pytest.raises(SystemExit, match="no case gpu: name some of cpu, cuda"):

@@ -255,6 +255,15 @@ def test_the_key_of_a_recipe_covers_its_code_and_not_its_page(mini: Miniature) -
     assert mini.catalog.recipe("ext").suite_digest == before.suite_digest
 
 
+@pytest.mark.parametrize("name", [".recipe.toml.swp", "recipe.toml~", "#recipe.toml#", "4913"])
+def test_what_an_editor_writes_beside_a_file_is_in_no_key(mini: Miniature, name: str) -> None:
+    """Else to look into a recipe would end a build."""
+    before = mini.catalog.recipe("ext")
+    mini.put(f"pipelines/ext/{name}", "x")
+    mini.put(f"pipelines/ext/verify/{name}", "x")
+    assert mini.catalog.recipe("ext") == before
+
+
 @pytest.mark.parametrize("file", ["pipelines/ext/verify/test_ext.py", "pipelines/conftest.py", "pipelines/pytest.ini"])
 def test_the_key_of_a_suite_covers_the_suite(mini: Miniature, file: str) -> None:
     """A changed check is run again, but nothing is built again for it."""

@@ -392,6 +392,17 @@ def test_a_name_that_tells_of_no_pair_needs_both(machine: Machine, monkeypatch: 
     assert find_compiler() == (None, "mine is half a pair: what goes with it is not here, and CC not set")
 
 
+def test_another_pair_is_taken_where_the_first_is_none(machine: Machine) -> None:
+    """A distribution's alternatives may set each name by itself."""
+    machine.program("cc", "echo 'cc (Ubuntu 13.3.0-6ubuntu2) 13.3.0'")
+    machine.program("c++", "echo 'Ubuntu clang version 18.1.3'")
+    for name in ("gcc", "g++"):
+        machine.program(name, f"echo '{name} (Ubuntu 13.3.0-6ubuntu2) 13.3.0'")
+    compiler, _reason = find_compiler()
+    assert compiler is not None
+    assert compiler.cxx.name == "g++"
+
+
 def test_a_pair_is_of_one_version(machine: Machine) -> None:
     """The key of what they compile names the C++ compiler alone."""
     machine.program("cc", "echo 'cc (Ubuntu 13.3.0-6ubuntu2) 13.3.0'")

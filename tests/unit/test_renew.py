@@ -113,6 +113,17 @@ def test_after_a_kill_nothing_is_forgotten(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in (tmp_path / "tree").iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("now", ["->{outside}", "one"])
+def test_after_a_kill_nothing_is_removed_through_what_took_a_folder_s_place(tmp_path: Path, now: str) -> None:
+    """The record then names what was in the folder as well as the link or file that stands there."""
+    outside = lay(tmp_path / "outside", {"a": "mine"})
+    lay(tmp_path / "tree", {"pkg": now.format(outside=outside)})
+    (tmp_path / "sources.json").write_text('{"files": ["pkg", "pkg/a"], "key": ""}', encoding="utf-8")
+    renew(lay(tmp_path / "new", {"b": "two"}), tmp_path / "tree", "two")
+    assert [path.name for path in (tmp_path / "tree").iterdir()] == ["b"]
+    assert (outside / "a").read_text(encoding="utf-8") == "mine"
+
+
 def test_of_a_tree_without_a_record_nothing_is_kept(tmp_path: Path) -> None:
     """An earlier checkout's says less."""
     lay(tmp_path / "tree", {"a": "one", "old": "x"})
