@@ -210,9 +210,14 @@ def find_compiler() -> tuple[Compiler | None, str]:
         if name and _program(name) is None:
             return None, f"{variable}={name}: not the name of one program on this machine"
     if not c and not cxx:
-        tried = [_compiler_of(*pair) for pair in COMPILER_PAIRS if all(map(shutil.which, pair))]
-        none = f"none of {', '.join(cxx for _c, cxx in COMPILER_PAIRS)} is on PATH"
-        return next((each for each in tried if each[0]), tried[0] if tried else (None, none))
+        why = ""
+        for pair in COMPILER_PAIRS:
+            if all(map(shutil.which, pair)):
+                compiler, trouble = _compiler_of(*pair)
+                if compiler:
+                    return compiler, ""
+                why = why or trouble
+        return None, why or f"none of {', '.join(cxx for _c, cxx in COMPILER_PAIRS)} is on PATH"
     other = twin(shlex.split(c or cxx)[0])  # of one word, or it had been told of above
     if not (c and cxx) and _program(other) is None:
         unset = "CXX" if c else "CC"

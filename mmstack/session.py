@@ -440,10 +440,11 @@ class Session:
         built = [name for name, source in selection.sources.items() if source.kind in BUILT_KINDS]
         recipes = [recipe for name in built if (recipe := self.engine.catalog.recipe(name)).compiles]
         for_gpus = compiled_for_gpus(selection, self.engine.catalog)
+        there = any(source.kind == "installed" for source in selection.sources.values())  # and NVIDIA's libraries too
         return Needs(
             pythons=(facts.pythons[0].minor,) if request.python else selection.stack.python,
             compiles=bool(recipes),
-            disk=DISK_FOR_A_STACK if selection.stack.cuda == "cpu" else DISK_FOR_A_CUDA_STACK,
+            disk=DISK_FOR_A_STACK if there or selection.stack.cuda == "cpu" else DISK_FOR_A_CUDA_STACK,
             memory_per_job=max(
                 (
                     recipe.cuda.memory_per_job if recipe.cuda and recipe.name in for_gpus else recipe.memory_per_job

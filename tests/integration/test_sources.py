@@ -247,7 +247,8 @@ def test_what_cmake_turns_off_by_itself_ends_the_build_before_it_is_compiled(pro
     """The library is not here; the warning that CMake gives is not enough."""
     done = project.build("--flag", "ext.FAST=ON")
     told(done, 1, "configure ext (failed after", "FAST is ['OFF'], asked was ON", "set it to what can be had")
-    assert list(folder(project).rglob("*.o")) == []
+    assert "> build ext" not in done.out
+    assert not list((project.state / "work").glob("ext-*")), "nor is it taken as it is by the next run"
 
 
 @pytest.mark.skipif(shutil.which("ccache") is None, reason="there is no ccache on this machine")
