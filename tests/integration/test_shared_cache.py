@@ -84,7 +84,7 @@ def build(machine: str, folder: Path, cache: str, remote: dict[str, str]) -> dic
     ("cache", "remote"),
     [
         ("sccache", {"SCCACHE_REDIS_ENDPOINT": ENDPOINT, "SCCACHE_REDIS_PASSWORD": PASSWORD}),
-        ("ccache", {"CCACHE_REMOTE_STORAGE": f"redis://:{PASSWORD}@{NETWORK}.1:6379"}),
+        ("ccache", {"CCACHE_REMOTE_STORAGE": f"redis://{PASSWORD}@{NETWORK}.1:6379"}),
     ],
 )
 def test_the_second_machine_compiles_nothing_that_the_first_has(
