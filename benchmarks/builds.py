@@ -93,11 +93,12 @@ class Project:
         shutil.copytree(self.work / "tree", tree, ignore=shutil.ignore_patterns("CMakeLists.txt", "lean.h"))
         # of its own: the other way makes this project anew
         shutil.copytree(self.work / "env", env, symlinks=True, copy_function=os.link)
-        path = os.pathsep.join([str(env / "bin"), os.environ["PATH"]])
-        options = {"MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count()), "PATH": path}
+        environment = _environment(
+            [env / "bin"], {**self.variables, "MMCV_WITH_OPS": "1", "MAX_JOBS": str(os.cpu_count())}
+        )
         words = _wheel(tree, env / "bin" / "python", out)
         every = TURN_SECONDS["cuda" if "CUDA_HOME" in self.variables else "cpu"]
-        cost, costs = in_turn(words, tree, {**self.environment, **options}, others, every)
+        cost, costs = in_turn(words, tree, environment, others, every)
         (out / KEY).write_text(self.key, encoding="utf-8")
         return _with_wheel(cost, out), costs
 
@@ -118,9 +119,9 @@ class Project:
 
     def headers(self) -> float:
         """Return the CPU seconds that all units together take to read their headers."""
-        words = [str(self.python.with_name("ninja")), "-C", str(self.work / "built"), "-t", "compdb"]
-        done = subprocess.run(words, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
-        units = [unit for unit in json.loads(done.stdout) if unit["output"].endswith(".o")]
+        units = _compilations(
+            [str(self.python.with_name("ninja")), "-C", str(self.work / "built")], self.environment, ".o"
+        )
         with ThreadPoolExecutor(self.jobs) as pool:  # as many at once as when they are compiled
             return sum(pool.map(self._read, range(len(units)), units))
 
@@ -167,9 +168,7 @@ class Torch:
 
     def outputs(self, ending: str) -> list[str]:
         """Return what is compiled, by what its name ends with."""
-        words = [*self._ninja, "-t", "compdb"]
-        done = subprocess.run(words, env=self.environment, check=True, capture_output=True)  # noqa: S603 - ours
-        return sorted({unit["output"] for unit in json.loads(done.stdout) if unit["output"].endswith(ending)})
+        return sorted({unit["output"] for unit in _compilations(self._ninja, self.environment, ending)})
 
 
 class Checkout:
@@ -258,6 +257,12 @@ def _environment(programs: Sequence[Path], variables: Mapping[str, str]) -> dict
     path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
     # torch 2.13 goes through ccache by itself where it is installed
     return {"PATH": path, "HOME": os.environ["HOME"], "CCACHE_DISABLE": "1", **variables}
+
+
+def _compilations(ninja: Sequence[str], environment: Mapping[str, str], ending: str) -> list[dict[str, str]]:
+    """Return what ninja would compile, of what ends so."""
+    done = subprocess.run([*ninja, "-t", "compdb"], env=environment, check=True, capture_output=True)  # noqa: S603 - ours
+    return [unit for unit in json.loads(done.stdout) if unit["output"].endswith(ending)]
 
 
 def _key(plan: Any, layer: str = "mmcv") -> str:  # noqa: ANN401 - as it was printed
@@ -361,12 +366,11 @@ def torch(checkout: Checkout) -> list[Row]:
     for each in (plain, headed):
         each.generate()
     headers = headed.make(*headed.outputs(".gch"))
-    costs = {name: (plain.make(name), headed.make(name)) for name in dict.fromkeys(draw(weights, DRAWN))}
-    drawn = [
-        Measured(weight=weights[name], first=costs[name][0].cpu, second=costs[name][1].cpu)
-        for name in draw(weights, DRAWN)
-    ]
-    found = reckon(drawn, sum(weights.values()), headers.cpu)
+    drawn = draw(weights, DRAWN)
+    costs = {name: (plain.make(name), headed.make(name)) for name in dict.fromkeys(drawn)}
+    pairs = [(weights[name], *costs[name]) for name in drawn]
+    measured = [Measured(weight=each, first=first.cpu, second=second.cpu) for each, first, second in pairs]
+    found = reckon(measured, sum(weights.values()), headers.cpu)
     without, with_ = (together(each) for each in zip(*costs.values(), strict=True))
     return [
         Row(case=f"torch, debian12: {len(costs)} of {len(weights)} files, drawn by weight", cost=without),

@@ -23,7 +23,7 @@ from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpret
 from mmstack.run import run
 from mmstack.shapes import load, misfit, table_of
 from mmstack.toolchains.architectures import parse_architecture
-from mmstack.toolchains.compilers import find_compilers, of_one_version, twin
+from mmstack.toolchains.compilers import find_compilers, probe, twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -226,17 +226,12 @@ def find_compiler() -> tuple[Compiler | None, str]:
 
 
 def _compiler_of(c: str, cxx: str) -> tuple[Compiler | None, str]:
-    """Return a C and a C++ compiler that are there, if both work and are of one version, and else why not."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    paths = [path for path in map(_program, (c, cxx)) if path]
+    """Return a C and a C++ compiler that are there, or why they are no pair."""
+    cc, plus_plus = (path for path in map(_program, (c, cxx)) if path)
     try:
-        said = [run([path, "--version"], env=environment).output.partition("\n")[0] for path in paths]
-        target = run([paths[1], "-dumpmachine"], env=environment).output.strip()
+        return probe(cc, plus_plus, os.environ), ""
     except (HostError, CommandError, OSError) as error:
         return None, _brief(error)
-    if not of_one_version(*said):
-        return None, f"{paths[0]} says `{said[0]}`, {paths[1]} `{said[1]}`: name a pair of one version in CC and CXX"
-    return Compiler(cc=paths[0], cxx=paths[1], version=f"{said[1]} [{target}]"), ""
 
 
 def _program(text: str) -> Path | None:

@@ -48,6 +48,13 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder so that nobody ever finds half of it."""
+    old = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder.rename(old))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all; the caller holds a lock against other writers."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import time
 from collections import Counter
 from contextlib import suppress
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmstack.errors import UsageError
-from mmstack.store import RECORD
+from mmstack.store import RECORD, discard
 from mmstack.uses import of_result
 
 if TYPE_CHECKING:
@@ -320,9 +319,7 @@ def _statuses(path: Path) -> Iterator[os.stat_result]:
 def _remove(path: Path) -> None:
     """Remove it so that nobody ever finds half of it."""
     if path.is_dir() and not path.is_symlink():
-        old = path.with_name(f".old-{path.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(path.rename(old))
+        discard(path)
     else:
         path.unlink()
 

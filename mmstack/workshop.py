@@ -26,15 +26,7 @@ from mmstack.catalog import SHARED, recipe_digest, suite_digest
 from mmstack.digests import Digests
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
-from mmstack.errors import (
-    ChangedError,
-    GateError,
-    HermeticError,
-    NetworkError,
-    PatchError,
-    PinError,
-    UsageError,
-)
+from mmstack.errors import ChangedError, GateError, HermeticError, NetworkError, PatchError, PinError, UsageError
 from mmstack.events import ArtifactStored, CacheUsed, LayerVerified, Notice
 from mmstack.graph import has_project
 from mmstack.keys import file_digest, key
@@ -49,7 +41,7 @@ from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import Mirror
 from mmstack.sources.provide import Sources, folder_digest
 from mmstack.standalone import suite_facts
-from mmstack.store import Store, write_json
+from mmstack.store import Store, discard, write_json
 from mmstack.toolchains import architectures, caches, distribution, redist, sysroot, system, wheels
 from mmstack.uses import Uses
 from mmstack.verify import Suite, run_suite, toolkit_facts
@@ -231,7 +223,8 @@ class Workshop:
                 return actions[step.kind](plan, step)
             except (GateError, HermeticError):
                 if step.kind in {StepKind.CONFIGURE, StepKind.BUILD}:
-                    self._discard(plan.layer(step.layer))
+                    # or the next run would take it as it lies there
+                    discard(self.place(plan.layer(step.layer)).tree.parent)
                 raise
 
     def _lock_of(self, plan: Plan, step: Step) -> str:
@@ -251,10 +244,10 @@ class Workshop:
         recipe = layer.recipe
         if step.kind is StepKind.VERIFY:
             suite = [recipe.folder / "verify", *(recipe.folder.parent / name for name in SHARED)]
-            changed = [] if _holds(suite_digest, recipe.folder, recipe.suite_digest) else suite
+            changed = [] if _is_still(suite_digest, recipe.folder, recipe.suite_digest) else suite
         else:
-            changed = [] if _holds(recipe_digest, recipe.folder, recipe.digest) else [recipe.folder]
-            changed += [patch.file for patch in layer.patches if not _holds(file_digest, patch.file, patch.sha256)]
+            changed = [] if _is_still(recipe_digest, recipe.folder, recipe.digest) else [recipe.folder]
+            changed += [patch.file for patch in layer.patches if not _is_still(file_digest, patch.file, patch.sha256)]
         if changed:
             raise ChangedError(
                 f"what {layer.name} is made by has changed since this run was planned",
@@ -263,14 +256,6 @@ class Workshop:
             )
         if layer.source.path and step.kind in {StepKind.CONFIGURE, StepKind.BUILD, StepKind.GATE}:
             demand(self.place(layer).tree, layer.key)
-
-    def _discard(self, layer: LayerPlan) -> None:
-        """Remove where a layer was built as no layer may be: a next run would find it built, and nothing wrong."""
-        folder = self.place(layer).tree.parent
-        old = folder.with_name(f".old-{folder.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.replace(old)
-        shutil.rmtree(old, ignore_errors=True)
 
     def fetch(self, plan: Plan, step: Step) -> str:
         """Download what a layer is made of, or, for no layer, what runs and verifies the stack."""
@@ -748,7 +733,7 @@ class Workshop:
         return self.paths.dist / stack / "logs" / f"{name}.log"
 
 
-def _holds(digest: Callable[[Path], str], place: Path, expected: str) -> bool:
+def _is_still(digest: Callable[[Path], str], place: Path, expected: str) -> bool:
     try:
         return digest(place) == expected
     except OSError:  # it is gone

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from mmstack.model import CudaRelease
 
-NAME = re.compile(r"(?P<family>g\+\+|clang\+\+)(?P<suffix>-[\d.]+)?")
-C_TWINS = {"g++": "gcc", "clang++": "clang"}
-TWINS = {**C_TWINS, "c++": "cc", **{c: cxx for cxx, c in C_TWINS.items()}, "cc": "c++"}
+NAME = re.compile(r"(?:g|clang)\+\+(?:-[\d.]+)?")
+C_TWINS = {"g++": "gcc", "clang++": "clang", "c++": "cc"}
+TWINS = C_TWINS | {c: cxx for cxx, c in C_TWINS.items()}
 ONE_OF_TWO = re.compile(r"(?P<before>.*-)?(?P<name>clang\+\+|g\+\+|c\+\+|clang|gcc|cc)(?P<after>-[\d.]+)?")
 SAYS = re.compile(r"(?:gcc|g\+\+|GCC|clang|c\+\+|\bcc\b)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
 PACKAGING_NOTE = re.compile(r"\([^()]*\)")  # `(crosstool-NG 1.25.0) 11.4.0`: the distribution's, not the compiler's
@@ -47,17 +47,11 @@ def twin(name: str) -> str:
     return str(path.with_name(f"{match['before'] or ''}{TWINS[match['name']]}{match['after'] or ''}"))
 
 
-def of_one_version(c: str, cxx: str) -> bool:
-    """Return whether what two compilers say of themselves is of one family and version, as far as it is clear."""
-    found = family_and_version(c), family_and_version(cxx)
-    return None in found or found[0] == found[1]
-
-
 def find_compilers(environ: Mapping[str, str]) -> tuple[Compiler, ...]:
     """Return every g++ and clang++ on PATH that works and has its C compiler beside it: newest first, each once."""
     pairs = list(_pairs(environ.get("PATH", os.defpath)))
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        found = [compiler for compiler in pool.map(lambda pair: _probe(pair[0], pair[1], environ), pairs) if compiler]
+        found = [compiler for compiler in pool.map(lambda pair: _known(pair[0], pair[1], environ), pairs) if compiler]
     once: dict[object, Compiler] = {}
     for compiler in found:
         # A cache such as ccache is one program under many names: what it says tells them apart.
@@ -119,24 +113,36 @@ def _pairs(path: str) -> Iterator[tuple[Path, Path]]:
     seen: set[str] = set()
     for folder in map(Path, filter(None, path.split(os.pathsep))):
         for cxx in sorted(folder.glob("*++*")):
-            match = NAME.fullmatch(cxx.name)
-            if match is None or cxx.name in seen or not os.access(cxx, os.X_OK):
+            if not NAME.fullmatch(cxx.name) or cxx.name in seen or not os.access(cxx, os.X_OK):
                 continue
             seen.add(cxx.name)
-            twin = shutil.which(C_TWINS[match["family"]] + (match["suffix"] or ""), path=f"{folder}{os.pathsep}{path}")
-            if twin:
-                yield Path(twin), cxx
+            if cc := shutil.which(twin(cxx.name), path=f"{folder}{os.pathsep}{path}"):
+                yield Path(cc), cxx
 
 
-def _probe(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler | None:
+def probe(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler:
+    """Return a C and a C++ compiler as a pair.
+
+    Raises:
+        CommandError: one does not work.
+        HostError: one may not be run, or they are not of one version.
+        OSError: one cannot be run.
+    """
     environment = {**environ, "LC_ALL": "C"}
+    c, first = (run([each, "--version"], env=environment).output.partition("\n")[0] for each in (cc, cxx))
+    target = run([cxx, "-dumpmachine"], env=environment).output.strip()
+    found = family_and_version(c), family_and_version(first)
+    if None not in found and found[0] != found[1]:
+        raise HostError("CC and CXX must name a pair of one version", why=f"{cc} says `{c}`, {cxx} `{first}`")
+    return Compiler(cc=cc, cxx=cxx, version=f"{first} [{target}]")
+
+
+def _known(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler | None:
     try:
-        c, first = (run([each, "--version"], env=environment).output.partition("\n")[0] for each in (cc, cxx))
-        target = run([cxx, "-dumpmachine"], env=environment).output.strip()
+        compiler = probe(cc, cxx, environ)
     except (CommandError, HostError, OSError):
         return None
-    compiler = Compiler(cc=cc, cxx=cxx, version=f"{first} [{target}]")
-    return compiler if family_and_version(compiler.version) and of_one_version(c, first) else None
+    return compiler if family_and_version(compiler.version) else None
 
 
 def accepts(release: CudaRelease, compiler: Compiler) -> bool:
