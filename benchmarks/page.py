@@ -53,8 +53,7 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "held still each four minutes (CUDA: ten) for one of ours, of which the mean is given. Starts are medians of",
         "seven, packing and the step `build` of three; what else has no share was done once, before. The `floor`",
         "of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
-        "compilation with headers already parsed. That of a start is Python that imports Invoke. torch's figures are",
-        "of files that were drawn at random, each as likely as it is heavy.",
+        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]
