@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -60,19 +59,13 @@ class Digests:
             return None
 
     def _remember(self, path: Path, seen: list[str | int]) -> None:
-        """Write it down; where that fails, the file is only read again the next time."""
+        """Write it down; where that fails, or is cut short, the file is only read again the next time."""
         changed = path.stat().st_ctime_ns
         if abs(time.time_ns() - changed) < TICK_NS:
             return
-        file = self._file(path)
-        new = file.with_name(f".new-{os.getpid()}-{file.name}")
         with suppress(OSError):
             self.root.mkdir(parents=True, exist_ok=True)
-            try:
-                new.write_text(json.dumps({"path": str(path), "seen": seen}), encoding="utf-8")
-                new.replace(file)
-            finally:
-                new.unlink(missing_ok=True)
+            self._file(path).write_text(json.dumps({"path": str(path), "seen": seen}), encoding="utf-8")
 
     def _forget(self, path: Path) -> None:
         self._read.pop(path, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LinkMode = Literal["hardlink", "copy"]
 MARKER = ".complete"
 BESIDE = "beside.pth"
+EARLIEST = 315_532_800  # 1980: wheels, being zip files, know no earlier time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class Environments:
         """Make an environment that holds exactly these wheels, unless it is whole already.
 
         After its own packages it imports those of the folders `beside` it.
-        Its files are uv's cached ones under a second name, quick and small; `link_mode` must be
-        `copy` where a user may edit them.
+        Its files are uv's cached ones under a second name, quick and small, and all of one date;
+        `link_mode` must be `copy` where a user may edit them.
         """
         if (env / MARKER).exists():
             return
@@ -99,6 +101,8 @@ class Environments:
         self._uv("venv", "--quiet", "--relocatable", "--python", interpreter.path, env, log=log)
         if wheels:
             self._install(env, wheels, link_mode, log)
+        if link_mode == "hardlink":
+            _date(site_packages(env, interpreter))
         if beside:
             lines = "".join(f"{folder}\n" for folder in beside)
             (site_packages(env, interpreter) / BESIDE).write_text(lines, encoding="utf-8")
@@ -127,3 +131,16 @@ class Environments:
             },
         )
         run([uv_path(), *words], env=env, log=log)
+
+
+def _date(folder: Path) -> None:
+    """Give all files one date, for uv gives them the time of day, and that changes what is compiled.
+
+    Of two files alike, gcc's `#pragma once` leaves out the second only where both are of the same second
+    (https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=libcpp/files.cc). torch has two such headers, `python_stub.h`.
+    """
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            path = f"{parent}/{name}"  # a Path of each would take longer than all else
+            if os.lstat(path).st_mtime != EARLIEST:
+                os.utime(path, (EARLIEST, EARLIEST), follow_symlinks=False)

@@ -38,7 +38,7 @@ PLACES: Mapping[Kind, str] = {
     "rebuild": "rebuild/*",
 }
 SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan needs them shows only while it runs
-HALF_MADE = ("artifacts/.*", "verified/.*", "digests/.*", "*/.old-*", ".old-*")
+HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*")
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 1 << 10,
     "MIB": 1 << 20,
@@ -326,7 +326,7 @@ def _remove(path: Path) -> None:
 
 def _forget(state: Path, known: Known) -> None:
     """Remove what is known of files that are gone, and of uses of what is; but who runs may not have made it yet."""
-    for file in state.glob("digests/[!.]*.json"):
+    for file in state.glob("digests/*.json"):
         if not _exists(_values(file, "path"), state):
             file.unlink(missing_ok=True)
     for file in state.glob("uses/*.json"):

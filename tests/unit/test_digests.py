@@ -130,10 +130,12 @@ def test_a_file_of_the_future_is_remembered(bench: Bench) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"seen": 1}', "\0"])
 def test_a_damaged_record_is_no_record(bench: Bench, text: str) -> None:
-    """The file is read again."""
+    """The file is read again, and the record written over: one of a killed run is cut short."""
     (record,) = bench.root.iterdir()
     assert json.loads(record.read_text())["path"] == str(bench.file)
     record.write_text(text)
+    assert bench.again().of(bench.file, bench.sha256) == bench.sha256
+    assert bench.reads == 2
     assert bench.again().of(bench.file, bench.sha256) == bench.sha256
     assert bench.reads == 2
 
