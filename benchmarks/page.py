@@ -67,7 +67,7 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         *(f"| {' | '.join(_time(row))} |" for row in rows),
         "",
         "Medians of rounds, with the least and the most. The noise is what a second copy of upstream's build takes of",
-        "the first, the least and the most of the rounds: a ratio within it is no difference.",
+        "the first, the least and the most of the rounds: a ratio within it is not told apart from 1.",
     ]
 
 
@@ -77,7 +77,7 @@ def _time(row: Mapping[str, Any]) -> list[str]:
     if "noise" not in row:
         return [row["call"], *times, f"{row['ratio']}", "not measured", ""]
     low, high = row["noise"]
-    verdict = "faster" if row["ratio"] < low else "slower" if row["ratio"] > high else "as fast"
+    verdict = "faster" if row["ratio"] < low else "slower" if row["ratio"] > high else "not told apart"
     return [row["call"], *times, f"{row['ratio']}", f"{low} to {high}", verdict]
 
 

@@ -137,7 +137,7 @@ def _date(folder: Path) -> None:
     """Give all files one date, for uv gives them the time of day, and that changes what is compiled.
 
     Of two files alike, gcc's `#pragma once` leaves out the second only where both are of the same second
-    (https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=libcpp/files.cc). torch has two such headers, `python_stub.h`.
+    (https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=libcpp/files.cc), and packages do hold such headers.
     """
     for parent, _folders, names in os.walk(folder):
         for name in names:

@@ -47,6 +47,7 @@ def test_killed_at_random_moments(built: Checkout, tally: Tally, count: int, see
 def test_signalled_at_random_moments(built: Checkout, tally: Tally, count: int, seed: int) -> None:
     """Each ends in 130, or in 0 if it came too late, without a traceback and with no process left."""
     chain(built, tally, count, random.Random(seed), ask_to_stop)  # noqa: S311 - as above
+    tally.check(tally.ended["stopped with 130"] > count / 2, f"few listened to a signal: {tally.ended}")
 
 
 @pytest.mark.fault("`kill -9` as a step begins")
@@ -67,6 +68,7 @@ def test_killed_at_every_step(built: Checkout, tally: Tally, steps: tuple[str, .
         if not began:  # what it waited for was done by the run before
             with suppress(FileNotFoundError):
                 forget(built, step)
+    tally.check(tally.ended["killed"] > 0, f"no step was killed: {tally.ended}")
     leave_alone(built, tally, wanted, "after the last step")
 
 

@@ -19,10 +19,17 @@ if TYPE_CHECKING:
 
 LIMIT = 4_000_000_000
 GROUPS = Path("/sys/fs/cgroup")
-# file of the limit, of the kills and of the most that was used, in groups of version 2 and of version 1
+# files of the limit, of that of what is swapped out, of the kills and of the most that was used, in groups of
+# version 2 and of version 1, whose second limit is that of both together
 VERSIONS = (
-    (GROUPS, "memory.max", "memory.events", "memory.peak"),
-    (GROUPS / "memory", "memory.limit_in_bytes", "memory.oom_control", "memory.max_usage_in_bytes"),
+    (GROUPS, "memory.max", "memory.swap.max", "memory.events", "memory.peak"),
+    (
+        GROUPS / "memory",
+        "memory.limit_in_bytes",
+        "memory.memsw.limit_in_bytes",
+        "memory.oom_control",
+        "memory.max_usage_in_bytes",
+    ),
 )
 
 pytestmark = pytest.mark.slow
@@ -31,12 +38,16 @@ pytestmark = pytest.mark.slow
 class Group:
     """A control group of processes with a limit of memory."""
 
-    def __init__(self, folder: Path, limit: str, kills: str, peak: str) -> None:
-        self.folder, self._limit, self._kills, self._peak = folder, limit, kills, peak
+    def __init__(self, folder: Path, limit: str, swap: str, kills: str, peak: str) -> None:
+        self.folder, self._limit, self._swap, self._kills, self._peak = folder, limit, swap, kills, peak
 
     def limit(self, count: int) -> None:
-        """Set the limit, in bytes."""
+        """Set the limit, in bytes, of which none are swapped out; a kernel without swap has no file for that."""
         (self.folder / self._limit).write_text(str(count), encoding="utf-8")
+        if (self.folder / self._swap).exists():
+            (self.folder / self._swap).write_text(
+                "0" if self._swap == "memory.swap.max" else str(count), encoding="utf-8"
+            )
 
     def enter(self) -> None:
         """Put this process into the group."""

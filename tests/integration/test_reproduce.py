@@ -27,7 +27,8 @@ STACKS: Mapping[str, tuple[str, ...]] = {
 }
 BUILD = (sys.executable, "-m", "invoke", "build-stack")
 ONLY = ("--stop-after", "gate", "--json")
-OTHER_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+OTHER = "1001" if os.getuid() == 1000 else "1000"
+OTHER_USER = ("unshare", "--user", f"--map-user={OTHER}", f"--map-group={OTHER}")
 NOISE = {
     "LANG": "de_DE.UTF-8",
     "LC_ALL": "POSIX",
@@ -124,14 +125,18 @@ def wheels(output: str, state: Path) -> dict[str, tuple[str, Path]]:
 
 
 def again(stack: str, way: Way, place: Path) -> dict[str, tuple[str, Path]]:
-    """Build a stack another way, and return of each layer digest and wheel."""
+    """Build a stack another way, and return of each layer digest and wheel; a cache that is filled must have served."""
+    filled = way.cache is not None and way.cache.exists()
     with laid_out(way, place) as root:
         state, home, kept = root.parent / "state", root.parent / "home", place / "wheels" / way.folder
         home.mkdir()
         (home / ".pydistutils.cfg").write_text("[build_ext]\ndebug=1\n", encoding="utf-8")
         environment = {**os.environ, **way.variables, "HOME": str(home), "MMSTACK_HOME": str(state)}
         words = [*way.before, *BUILD, *STACKS[stack], *way.words, "--offline", *ONLY]
-        found = wheels(run(words, cwd=root, env=environment, umask=way.umask), state)
+        output = run(words, cwd=root, env=environment, umask=way.umask)
+        served = json.loads(output)["compiler_caches"]
+        assert not filled or sum(each["hits"] for each in served) > 19 * sum(each["misses"] for each in served), served
+        found = wheels(output, state)
         kept.mkdir(parents=True)
         result = {layer: (digest, Path(shutil.copy2(wheel, kept))) for layer, (digest, wheel) in found.items()}
     shutil.rmtree(place / way.folder, ignore_errors=True)

@@ -90,7 +90,7 @@ def build(machine: str, folder: Path, cache: str, remote: dict[str, str]) -> dic
 def test_the_second_machine_compiles_nothing_that_the_first_has(
     cache: str, remote: dict[str, str], redis: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    """More than 95 of 100 compilations come from the Redis; without it a build is not silent about that."""
+    """More than 95 of 100 compilations come from the Redis."""
     first = build(MACHINES[0], tmp_path / "one", cache, remote)
     # sccache has nothing for another path: options that name it are in its keys
     elsewhere = tmp_path / ("one" if cache == "sccache" else "two")

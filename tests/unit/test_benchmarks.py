@@ -83,7 +83,7 @@ def test_what_is_nearly_as_much_is_said_as_a_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "verdict"), [([0.9, 1.02], "as fast"), ([0.96, 1.02], "faster"), ([0.9, 0.94], "slower")]
+    ("noise", "verdict"), [([0.9, 1.02], "not told apart"), ([0.96, 1.02], "faster"), ([0.9, 0.94], "slower")]
 )
 def test_times_of_calls_are_held_against_their_noise(noise: list[float], verdict: str) -> None:
     """Which is what the same build takes of itself: a ratio beyond it is a difference, one within is none."""

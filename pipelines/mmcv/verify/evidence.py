@@ -38,9 +38,11 @@ class Watch:
         self.dtypes |= {str(each.dtype).removeprefix("torch.") for each in given if each.is_floating_point()}
         torch.cuda.synchronize()
         start = time.perf_counter()
-        result = self._function(*args, **kwargs)
-        torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - start
+        try:
+            result = self._function(*args, **kwargs)
+            torch.cuda.synchronize()
+        finally:  # a call that is refused is a call
+            self.seconds += time.perf_counter() - start
         return result
 
 

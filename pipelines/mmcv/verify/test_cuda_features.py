@@ -310,7 +310,7 @@ def test_tin_shift(device: torch.device, dtype: torch.dtype) -> None:
 
     actual = ops.tin_shift(image, shift)
     close(actual, moved(image.detach()), 0)
-    weights = torch.randn(2, 5, 6, 77).to(device, dtype)
+    weights = torch.randn(2, 5, 77, 6).to(device, dtype).mT  # not contiguous
     close(torch.autograd.grad(actual, image, weights)[0], moved(weights), 0)
 
 

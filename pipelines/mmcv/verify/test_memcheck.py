@@ -58,3 +58,4 @@ def test_memcheck(device: torch.device) -> None:
         check=False,
     )
     assert done.returncode == 0, f"compute-sanitizer on {device} ended with {done.returncode}:\n{done.stdout[-4000:]}"
+    assert " passed" in done.stdout, f"nothing ran under compute-sanitizer on {device}:\n{done.stdout[-4000:]}"
