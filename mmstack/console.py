@@ -143,6 +143,7 @@ class Console:
         bars = self._out.file.isatty() and not self._out.is_dumb_terminal and not self._github
         self._display: Display = _Bars(self._out) if bars else _Lines(self._say, self._safe, clock, fold=self._github)
         self._ended: list[StepEnded] = []
+        self._cached: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -165,6 +166,7 @@ class Console:
     def _tell(self, event: Event) -> None:
         match event:
             case PlanReady():
+                self._cached = event.cached
                 self.plan(event.plan, event.cached)
             case StepStarted():
                 self._display.started(event.step)
@@ -316,7 +318,7 @@ class Console:
         self.close()
         if event.plan is None:
             return
-        manifest = to_manifest(event, event.plan, steps=self._ended)
+        manifest = to_manifest(event, event.plan, steps=self._ended, cached=self._cached)
         if event.error is None and all(step.outcome == "cached" for step in self._ended):
             self.text("nothing to do: every step was done before")
         self.summary(manifest)
@@ -345,8 +347,7 @@ class Console:
     def _layer_verified(self, event: LayerVerified) -> None:
         found = event.verification
         counts = ", ".join(f"{found.count(outcome)} {outcome}" for outcome in OUTCOMES)
-        outcome = "cached" if event.cached else "passed" if found.passed else "failed"
-        self._say(self._line(outcome, f"{found.layer}: {counts}"))
+        self._say(self._line("passed" if found.passed else "failed", f"{found.layer}: {counts}"))
 
     def _remark(self, event: Notice | Waiting) -> None:
         match event:

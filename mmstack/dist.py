@@ -10,10 +10,10 @@ from mmstack.envs import Wheel, python_of, unmet
 from mmstack.errors import CommandError, PinError, UsageError, VerificationError
 from mmstack.keys import file_digest
 from mmstack.lock import parse_requirements
-from mmstack.report import write_atomically
+from mmstack.report import STAMP, write_atomically
 from mmstack.run import run, scrubbed
 from mmstack.shapes import load
-from mmstack.store import write_json
+from mmstack.store import disk_errors, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mmstack.envs import Environments
     from mmstack.model import Artifact, LockedRequirement, Plan
 
-STAMP = "mmstack.json"
 BILL = "sbom.cdx.json"
 REQUIREMENTS = ("run", "verify")
 AGAIN = "run `invoke build-stack` for this stack: it carries on where it stopped"
@@ -73,14 +72,16 @@ class Dist:
         Raises:
             VerificationError: the new environment lacks a requirement, or does not import every layer.
         """
+        fresh, old = self.root / "env.new", self.root / "env.old"
+        for leftover in (fresh, old):  # before anything is touched: it may be another user's
+            if leftover.exists():
+                with disk_errors(leftover):
+                    shutil.rmtree(leftover)
         log.unlink(missing_ok=True)
         (self.env / STAMP).unlink(missing_ok=True)  # from here on nothing is whole until all of it is
         self._put_wheels(artifacts)
         write_atomically(self.root / BILL, bill)
         self._put_requirements(plan)
-        fresh, old = self.root / "env.new", self.root / "env.old"
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
         layers = [Wheel(path=item.path, sha256=item.sha256) for item in artifacts]
         environments.make(
             fresh, plan.interpreter, [*requirements, *layers], log=log, link_mode="copy", beside=plan.beside

@@ -200,6 +200,9 @@ class Engine:
         except KeyboardInterrupt:
             error = interrupted()
             raise error from None
+        except BaseException as problem:
+            error = MmstackError("ended unexpectedly", why=repr(problem))
+            raise
         finally:
             self.workshop.listener(
                 RunEnded(
@@ -208,6 +211,7 @@ class Engine:
                     verifications=self._verifications(plan) + failed,
                     seconds=time.monotonic() - started,
                     error=error,
+                    installed=self._installed(plan),
                     cpu_seconds=_cpu_seconds() - cpu,
                     cores=cores(),
                 )
@@ -255,7 +259,7 @@ class Engine:
             log = dist.root / "logs" / f"verify-{layer['name']}.log"
             below = sum(item["name"] in made for item in manifest["layers"][:count])
             result = shop.prove(suite, wheels[:below], requirements, interpreter, log=log, beside=beside)
-            shop.listener(LayerVerified(verification=result, cached=False))
+            shop.listener(LayerVerified(verification=result))
             results.append(result)
         return tuple(results)
 

@@ -122,29 +122,35 @@ class LayerVerified:
     """A layer's suite ran."""
 
     verification: Verification
-    cached: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The run is over; `error` is what ended it early, `cpu_seconds` what it and its commands took of its `cores`."""
+    """The run is over.
+
+    Attributes:
+        error: what ended it early.
+        installed: whether its plan is what stands in `dist/` now.
+        cpu_seconds: what it and its commands took of its `cores`.
+    """
 
     plan: Plan | None
     artifacts: tuple[Artifact, ...]
     verifications: tuple[Verification, ...]
     seconds: float
     error: MmstackError | None = None
+    installed: bool = True
     cpu_seconds: float = 0.0
     cores: int = 1
 
     @property
     def verdict(self) -> Verdict:
-        """Return `verified` only where every suite of the plan has passed."""
+        """Return `verified` only where every suite of the plan has passed, and the plan is what is installed."""
         if self.error or any(found.count("failed") for found in self.verifications):
             return "failed"
         suites = {step.layer for step in self.plan.steps if step.kind == "verify"} if self.plan else set()
         passed = {found.layer for found in self.verifications if found.passed}
-        return "verified" if suites and suites <= passed else "not verified"
+        return "verified" if self.installed and suites and suites <= passed else "not verified"
 
 
 Event = (

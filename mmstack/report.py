@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
@@ -16,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 from mmstack import __version__, shapes
 from mmstack.diagnose import plain
 from mmstack.errors import CatalogError, DiskError, UsageError
-from mmstack.events import CacheUsed, Compiled, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.events import CacheUsed, Compiled, Notice, PlanReady, RunEnded, StepEnded, ignore
 from mmstack.keys import ENGINE
 from mmstack.sources.places import redact
+from mmstack.store import disk_errors
 from mmstack.verify import toolkit_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import jinja2
 
-    from mmstack.events import Edge, Event
+    from mmstack.events import Edge, Event, Listener
     from mmstack.model import Artifact, FilePin, LayerPlan, LockedRequirement, Plan, Step, Verification
 
 SCHEMA = 5
@@ -34,9 +36,11 @@ MANIFEST_NAME = "manifest.json"
 PAGE_NAME = "report.html"
 TRACE_NAME = "trace.json"
 PROVENANCE_NAME = "provenance.json"
+STAMP = "mmstack.json"  # in an installed environment: of which plan
 OUTCOMES = ("passed", "failed", "not run")
 Manifest = dict[str, Any]
 
+PATIENCE = 60
 _MINUTE = 60.0
 _HOUR = 3600.0
 _AXIS_TICKS = 8
@@ -53,6 +57,7 @@ class Report:
         reproduce: the commands that do the same again, as the page is to show them.
         options: the user's, as `Options.kept` gives them.
         builder: asked who builds, for a run that did something.
+        tell: who is told where another run's result is described instead.
         clock: seconds since the epoch.
     """
 
@@ -63,21 +68,23 @@ class Report:
         reproduce: str,
         options: Mapping[str, Any] = MappingProxyType({}),
         builder: Callable[[], Manifest] = dict,
+        tell: Listener = ignore,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._dist = dist
         self._reproduce = reproduce
         self._options = options
         self._builder = builder
+        self._tell = tell
         self._clock = clock
         self._started = clock()
         self._cached: frozenset[str] = frozenset()
-        self._reused: set[str] = set()
         self._steps: list[StepEnded] = []
         self._caches: list[CacheUsed] = []
         self._edges: dict[str, list[Edge]] = {}
         self._warnings: list[str] = []
         self._made_by: Manifest = {}
+        self.manifest: Manifest = {}
 
     def __call__(self, event: Event) -> None:
         """Take note of an event.
@@ -100,8 +107,6 @@ class Report:
                 self._edges.setdefault(event.step.id, []).extend(event.edges)
             case Notice(level="warning"):
                 self._warnings.append(event.text)
-            case LayerVerified(cached=True):
-                self._reused.add(event.verification.layer)
             case RunEnded():
                 self._finish(event)
             case _:
@@ -115,7 +120,6 @@ class Report:
             event.plan,
             steps=self._steps,
             cached=self._cached,
-            reused=self._reused,
             caches=self._caches,
             edges=self._edges,
             warnings=self._warnings,
@@ -124,8 +128,16 @@ class Report:
             started=self._started,
         )
         folder = self._dist / event.plan.stack.name
-        if not (nothing_done(manifest) and _describes_same(folder / MANIFEST_NAME, manifest)):
-            write(folder, {**manifest, "builder": self._made_by or self._builder()})
+        if nothing_done(manifest) and (earlier := _description(folder, manifest)):
+            self.manifest = earlier
+            return
+        self.manifest = {**manifest, "builder": self._made_by or self._builder()}
+        with alone(folder):
+            if _has_installed(manifest) and _installed_key(folder) != manifest["key"]:
+                text = f"another run has installed another build in {folder} since: the report there is of that one"
+                self._tell(Notice(level="warning", text=text))
+            else:
+                write(folder, self.manifest)
 
 
 def nothing_done(manifest: Manifest) -> bool:
@@ -141,7 +153,6 @@ def to_manifest(
     *,
     steps: Sequence[StepEnded] = (),
     cached: frozenset[str] = frozenset(),
-    reused: set[str] | frozenset[str] = frozenset(),
     caches: Sequence[CacheUsed] = (),
     edges: Mapping[str, Sequence[Edge]] = MappingProxyType({}),
     warnings: Sequence[str] = (),
@@ -156,7 +167,6 @@ def to_manifest(
         plan: what it was to do.
         steps: the steps that ended.
         cached: the ids of the steps that were done before the run began.
-        reused: the layers whose verification an earlier run did.
         caches: how a compiler cache served the steps.
         edges: what ninja made, by the id of its step.
         warnings: what the user was warned of.
@@ -165,6 +175,16 @@ def to_manifest(
         started: when the run began, in seconds since the epoch.
     """
     results = {step.step.id: step for step in steps}
+    facts = [
+        {
+            **_step(step, results.get(step.id), step.id in cached, started),
+            "edges": [
+                {"output": edge.output, **_when(edge.started, edge.ended, started)} for edge in edges.get(step.id, ())
+            ],
+        }
+        for step in plan.steps
+    ]
+    reused = {step["layer"] for step in facts if step["kind"] == "verify" and step["outcome"] == "cached"}
     error = ended.error
     return {
         "schema": SCHEMA,
@@ -201,16 +221,7 @@ def to_manifest(
             for requirement in requirements
         ],
         "artifacts": [_artifact(artifact) for artifact in ended.artifacts],
-        "steps": [
-            {
-                **_step(step, results.get(step.id), step.id in cached, started),
-                "edges": [
-                    {"output": edge.output, **_when(edge.started, edge.ended, started)}
-                    for edge in edges.get(step.id, ())
-                ],
-            }
-            for step in plan.steps
-        ],
+        "steps": facts,
         "compiler_caches": [{**vars(used), "step": used.step.id, "layer": used.step.layer} for used in caches],
         "verifications": [_verification(found, found.layer in reused) for found in ended.verifications],
         "warnings": list(dict.fromkeys(warnings)),
@@ -345,11 +356,38 @@ def write(folder: Path, manifest: Manifest) -> None:
     from mmstack.trace import to_trace  # noqa: PLC0415 - the same
 
     page, trace = render(manifest), json.dumps(to_trace(manifest))
-    write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
     write_atomically(folder / PAGE_NAME, page)
     write_atomically(folder / TRACE_NAME, trace + "\n")
     if statement := to_provenance(manifest):
         write_atomically(folder / PROVENANCE_NAME, json.dumps(statement, indent=2) + "\n")
+    # last: a run that finds it has all of them
+    write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold what describes a stack's result against other runs that end; each writes for moments alone.
+
+    Raises:
+        DiskError: the disk is read-only or not ours to write, or another run does not end its writing.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - a run that does nothing starts sooner without
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        with disk_errors(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise DiskError(
+            f"cannot write the report of {folder}",
+            why=f"another run holds {lock.lock_file} for more than {PATIENCE} s",
+            fix="let that run go on, or end it; then run the same command again",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -408,12 +446,26 @@ def not_ours(error: Exception) -> CatalogError:
     )
 
 
-def _describes_same(path: Path, manifest: Manifest) -> bool:
+def _description(folder: Path, manifest: Manifest) -> Manifest | None:
+    """Return the manifest of the run that made what this one has found, if it came as far."""
     try:
-        earlier = read_manifest(path.parent)
+        earlier = read_manifest(folder)
     except (UsageError, CatalogError):
-        return False
-    return (earlier.get("key"), earlier.get("verdict")) == (manifest["key"], manifest["verdict"])
+        return None
+    same = (earlier["key"], earlier["verdict"]) == (manifest["key"], manifest["verdict"])
+    return earlier if same else None
+
+
+def _has_installed(manifest: Manifest) -> bool:
+    return any(step["kind"] == "install" and step["outcome"] in {"done", "cached"} for step in manifest["steps"])
+
+
+def _installed_key(folder: Path) -> object:
+    """Return the key of the plan that is installed, or nothing while another is being."""
+    try:
+        return shapes.load(folder / "env" / STAMP).get("key")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def render(manifest: Manifest) -> str:

@@ -74,7 +74,7 @@ def run(
 ) -> Completed:
     """Run a command to its end, its output going to `log` and to `on_line` line by line.
 
-    The command gets its own process group, so that stopping it stops its children. With `into`,
+    The command gets its own session, so that stopping it stops all that it started. With `into`,
     what it prints goes to that file byte by byte, and only what it says of errors counts as its output.
     `doomed` is asked all the while, and the command killed as soon as it says so. In a step that is to have
     no network the command has none.
@@ -123,7 +123,7 @@ def stop_all() -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=GRACE_SECONDS)
-        _signal_group(process, signal.SIGKILL)
+        _kill_session(process)
 
 
 def _check_room(program: str, lines: Sequence[str]) -> None:
@@ -189,11 +189,23 @@ def _open(
         raise HostError(
             f"{words[0]} may not be run", why=str(error), fix="make it a program that you may run"
         ) from error
+    except OSError as error:  # no format that the system knows, or no process more
+        raise HostError(
+            f"{words[0]} does not start", why=str(error), fix="see that it is a program, and that `ulimit -u` allows it"
+        ) from error
 
 
 def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+def _kill_session(process: subprocess.Popen[str]) -> None:
+    """Kill a command and all that it started, as the watchdog does: ninja's compilers are in groups of their own."""
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names, and fast
+        with suppress(OSError):
+            if os.getsid(int(name)) == process.pid:
+                os.kill(int(name), signal.SIGKILL)
 
 
 @contextmanager
@@ -206,8 +218,9 @@ def _tracked(process: subprocess.Popen[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        if process.poll() is None:
-            _signal_group(process, signal.SIGKILL)
+        status = process.poll()
+        if status is None or status < 0:
+            _kill_session(process)
             process.wait()
         with _running_lock:
             _running.discard(process)
@@ -224,7 +237,7 @@ def _overseen(process: subprocess.Popen[str], doomed: Callable[[], bool] | None)
     def oversee() -> None:
         while not ended.wait(OVERSEE_SECONDS):
             if doomed():
-                _signal_group(process, signal.SIGKILL)
+                _kill_session(process)
                 return
 
     overseer = threading.Thread(target=oversee, daemon=True)

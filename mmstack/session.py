@@ -21,7 +21,7 @@ from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.provenance import builder
-from mmstack.report import MANIFEST_NAME, Report, read_manifest, read_manifest_file, write, write_atomically
+from mmstack.report import MANIFEST_NAME, Report, alone, read_manifest, read_manifest_file, write, write_atomically
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
@@ -73,6 +73,7 @@ class Session:
             reproduce=f"uv run invoke build-stack {' '.join(options.words())}".strip(),
             options=options.kept(),
             builder=lambda: builder(self.paths.root, os.environ),
+            tell=self.console,
         )
 
         def listen(event: Event) -> None:
@@ -83,7 +84,7 @@ class Session:
         if network := self.engine.workshop.network:  # refused before anything is fetched
             listen(Notice(text=f"{network.machines} other machines compile {network.slots} files at once"))
         self.engine.build(plan, stop_after=stop_after)
-        self.console.document(read_manifest(self.paths.dist / plan.stack.name))
+        self.console.document(report.manifest)
 
     def plan(self, options: Options) -> None:
         """Show what a build would do."""
@@ -229,8 +230,9 @@ class Session:
     def report(self, name: str) -> None:
         """Write a stack's page again from its manifest, and say where it is."""
         folder = self.paths.dist / self._built(name)
-        manifest = read_manifest(folder)
-        write(folder, manifest)
+        with alone(folder):
+            manifest = read_manifest(folder)
+            write(folder, manifest)
         self.console.summary(manifest)
         self.console.document(manifest)
 

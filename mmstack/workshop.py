@@ -647,7 +647,7 @@ class Workshop:
         )
         self._check_inputs(layer, step)  # it may have run a suite of the next key
         self.store.put_verification(result)
-        self.listener(LayerVerified(verification=result, cached=False))
+        self.listener(LayerVerified(verification=result))
         return f"{result.count('passed')} passed, {result.count('not run')} not run"
 
     def prove(

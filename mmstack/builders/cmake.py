@@ -59,7 +59,7 @@ def configure(build: Build) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         apart = _remembered(build)
         log.write_text(_configure(build, apart), encoding="utf-8")
-        (folder / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
+        _mark(build, apart)
     return log.read_text(encoding="utf-8")
 
 
@@ -238,8 +238,18 @@ def _not_compiled(build: Build, lines: Sequence[str]) -> list[str]:
 
 
 def _configure_apart(build: Build, apart: Sequence[str]) -> None:
+    """Configure it so; stopped meanwhile, it counts as taking apart what it did before and what it should."""
+    _mark(build, sorted({*taken_apart(build.place), *apart}))
     _configure(build, apart)
-    (build.folder / CONFIGURED).write_text("\n".join(apart), encoding="utf-8")
+    _mark(build, apart)
+
+
+def _mark(build: Build, apart: Sequence[str]) -> None:
+    """Set the mark of a configured project: what it takes apart."""
+    mark = build.folder / CONFIGURED
+    new = mark.with_name(f"{mark.name}.new")
+    new.write_text("\n".join(apart), encoding="utf-8")
+    new.replace(mark)
 
 
 def _remember_apart(build: Build) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from mmstack.builders import cmake
 from mmstack.builders.build import Build, Workplace
 from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
 from mmstack.errors import BuildError, GateError
@@ -21,6 +22,8 @@ from mmstack.model import CMakeProject, Compiler, Jobs, Linker, Step, StepKind
 from tests.miniature import Miniature
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mmstack.events import Event
     from mmstack.model import LayerPlan
 
@@ -312,6 +315,25 @@ def test_a_compiler_that_crashes_once_changes_nothing(bench: Bench, tmp_path: Pa
     assert taken_apart(bench.place) == apart
     assert len(bench.warnings) == times - 1
     assert all("not reproducible: one.cpp, two.cpp" in warning for warning in bench.warnings)
+
+
+def test_who_is_stopped_while_taking_apart_says_so_the_next_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMake may know of it already, so that the next run compiles apart without having met a failure."""
+    bench.write(two=CLASH)
+    configure(bench.task)
+    configured = cmake._configure  # noqa: SLF001 - a stop at a moment that no test can hit
+
+    def stopped(build: Build, apart: Sequence[str]) -> str:
+        configured(build, apart)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cmake, "_configure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            bench.build()
+    bench.build()
+    assert {"one.cpp.o", "two.cpp.o"} <= bench.objects().keys()
+    assert taken_apart(bench.place) == [str(bench.place.tree / name) for name in ("one.cpp", "two.cpp")]
 
 
 def test_a_source_in_no_unit_that_does_not_compile_is_compiled_apart(bench: Bench) -> None:

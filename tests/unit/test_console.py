@@ -209,7 +209,7 @@ def test_a_log_gets_plain_lines(out: io.StringIO) -> None:
         Notice(text="careful", level="warning"),
         Notice(text="by the way"),
         ArtifactStored(artifact=WHEEL),
-        LayerVerified(verification=VERIFIED, cached=False),
+        LayerVerified(verification=VERIFIED),
     ):
         console(event)
     assert out.getvalue().splitlines() == [

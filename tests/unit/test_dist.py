@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 from mmstack import dist
 from mmstack.dist import BILL, Dist
 from mmstack.envs import Environments
+from mmstack.errors import DiskError
 from mmstack.keys import file_digest
 from mmstack.model import Artifact
 from tests.miniature import PINS, Miniature
@@ -91,3 +93,22 @@ def test_a_stopped_install_leaves_no_other_plan_installed(bench: Bench) -> None:
     bench.install(first, "first")
     assert bench.dist.holds(first, bench.artifacts(first))
     assert "extra" not in (bench.dist.root / "requirements" / "run.txt").read_text(encoding="utf-8")
+
+
+def test_what_an_earlier_install_left_is_removed_before_anything_is_touched(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that root ran in the environment leaves bytecode there that only root removes."""
+    plan = Miniature(root=bench.root / "checkout").write().plan()
+    bench.install(plan, "bill")
+    (bench.dist.root / "env.old").mkdir()
+
+    def refuse(folder: Path, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmstack.dist.shutil.rmtree", refuse)
+        with pytest.raises(DiskError, match=r"env\.old"):
+            bench.install(plan, "another bill")
+    assert bench.dist.holds(plan, bench.artifacts(plan))
+    assert (bench.dist.root / BILL).read_text(encoding="utf-8") == "bill"

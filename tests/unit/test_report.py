@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmstack.diagnose import plain
 from mmstack.errors import BuildError, CatalogError, DiskError, UsageError
-from mmstack.events import Compiled, Edge, Event, LayerVerified, Notice, PlanReady, RunEnded, StepEnded
+from mmstack.events import Compiled, Edge, Event, Notice, PlanReady, RunEnded, StepEnded
 from mmstack.model import (
     Artifact,
     CheckResult,
@@ -35,6 +35,7 @@ from mmstack.recipes import BuildFacts
 from mmstack.report import (
     Manifest,
     Report,
+    alone,
     chart,
     duration,
     is_link,
@@ -226,11 +227,13 @@ def a_manifest(ended: RunEnded = ENDED) -> Manifest:
     )
 
 
-def listen(dist: Path, *events: Event) -> None:
-    """Let a report hear a run, from its plan on."""
-    report = Report(dist=dist, reproduce="uv run invoke build-stack", clock=lambda: BEGAN)
-    for event in (PlanReady(plan=PLAN, cached=frozenset()), *events):
+def listen(dist: Path, *events: Event, plan: Plan = PLAN) -> list[Event]:
+    """Let a report hear a run, from its plan on, and return what it tells."""
+    told: list[Event] = []
+    report = Report(dist=dist, reproduce="uv run invoke build-stack", clock=lambda: BEGAN, tell=told.append)
+    for event in (PlanReady(plan=plan, cached=frozenset()), *events):
         report(event)
+    return told
 
 
 def test_a_run_leaves_a_manifest_that_says_all_that_went_in(tmp_path: Path) -> None:
@@ -240,7 +243,6 @@ def test_a_run_leaves_a_manifest_that_says_all_that_went_in(tmp_path: Path) -> N
         *step_events(),
         Notice(text="beware", level="warning"),
         Notice(text="fine"),
-        LayerVerified(verification=VERIFIED, cached=True),
         ENDED,
     )
     manifest = read_manifest(tmp_path / "mini")
@@ -257,7 +259,7 @@ def test_a_run_leaves_a_manifest_that_says_all_that_went_in(tmp_path: Path) -> N
     ]
     assert manifest["artifacts"][0]["sha256"] == SHA
     assert manifest["verifications"][0]["counts"] == {"passed": 1, "failed": 0, "not run": 1}
-    assert manifest["verifications"][0]["cached"] is True
+    assert manifest["verifications"][0]["cached"] is False
     assert [step["outcome"] for step in manifest["steps"]] == ["cached", "done", "done"]
     assert (manifest["steps"][2]["start"], manifest["steps"][2]["seconds"]) == (60.0, 30.0)
 
@@ -367,6 +369,59 @@ def test_a_run_that_did_nothing_keeps_the_report_of_the_one_that_did(tmp_path: P
     assert read_manifest(tmp_path / "mini")["seconds"] == 0.1
 
 
+def test_a_suite_that_an_earlier_run_ran_is_told_from_one_that_ran_now(tmp_path: Path) -> None:
+    """By its step, which was done before."""
+    *before, verify = step_events()
+    listen(tmp_path, *before, replace(verify, outcome="cached"), ENDED)
+    (found,) = read_manifest(tmp_path / "mini")["verifications"]
+    assert found["cached"] is True
+
+
+@pytest.mark.parametrize("full", ["report.html", "trace.json", "manifest.json"])
+def test_a_report_that_was_half_written_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """The next run, which has nothing to do, finds no manifest without the files that are made of it."""
+
+    def write_if_there_is_room(path: Path, text: str) -> None:
+        if path.name == full:
+            raise DiskError("full")
+        write_atomically(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmstack.report.write_atomically", write_if_there_is_room)
+        with pytest.raises(DiskError):
+            listen(tmp_path, *step_events(), ENDED)
+    listen(tmp_path, *(replace(event, outcome="cached") for event in step_events()), ENDED)
+    assert {path.name for path in (tmp_path / "mini").iterdir()} == {"manifest.json", "report.html", "trace.json"}
+
+
+def test_of_two_runs_that_install_the_one_is_described_whose_build_is_there(tmp_path: Path) -> None:
+    """The other may end later; what it would describe is gone by then."""
+    install = Step(kind=StepKind.INSTALL, layer="", needs=(), key="k", title="install")
+    installed = StepEnded(step=install, outcome="done", started=BEGAN, ended=BEGAN)
+    gone, there = (replace(PLAN, key=key * 64, steps=(*PLAN.steps, install)) for key in "ab")
+    stamp = tmp_path / "mini" / "env" / "mmstack.json"
+    stamp.parent.mkdir(parents=True)
+    stamp.write_text(json.dumps({"key": there.key}), encoding="utf-8")
+    assert not listen(tmp_path, *step_events(), installed, replace(ENDED, plan=there), plan=there)
+    (told,) = listen(tmp_path, *step_events(), installed, replace(ENDED, plan=gone, installed=False), plan=gone)
+    assert isinstance(told, Notice)
+    assert (told.level, "another build" in told.text) == ("warning", True)
+    assert read_manifest(tmp_path / "mini")["key"] == there.key
+    listen(tmp_path, *step_events(), replace(ENDED, plan=gone, installed=False), plan=gone)
+    assert read_manifest(tmp_path / "mini")["key"] == gone.key, "a run that was to install nothing describes itself"
+
+
+def test_a_report_waits_for_one_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two runs' files none are mixed; but whoever holds them for ever holds nobody up for ever."""
+    monkeypatch.setattr("mmstack.report.PATIENCE", 0.1)
+    with alone(tmp_path / "mini"), pytest.raises(DiskError, match="cannot write the report"):
+        listen(tmp_path, *step_events(), ENDED)
+    listen(tmp_path, *step_events(), ENDED)
+    assert read_manifest(tmp_path / "mini")["verdict"] == "verified"
+
+
 def test_a_run_without_a_plan_writes_nothing(tmp_path: Path) -> None:
     """There is no stack to report on before the plan stands."""
     report = Report(dist=tmp_path, reproduce="")
@@ -380,11 +435,20 @@ def test_a_run_without_a_plan_writes_nothing(tmp_path: Path) -> None:
         (ENDED, "verified"),
         (replace(ENDED, verifications=()), "not verified"),
         (replace(ENDED, plan=None), "not verified"),
+        (replace(ENDED, installed=False), "not verified"),
         (replace(ENDED, verifications=(replace(VERIFIED, checks=CHECKS[1:]),)), "not verified"),
         (replace(ENDED, verifications=(FAILED,)), "failed"),
         (replace(ENDED, error=UsageError("no")), "failed"),
     ],
-    ids=["all passed", "no suite", "no plan", "nothing ran", "a check failed", "an error"],
+    ids=[
+        "all passed",
+        "no suite",
+        "no plan",
+        "another build is installed",
+        "nothing ran",
+        "a check failed",
+        "an error",
+    ],
 )
 def test_verified_is_said_only_where_every_suite_ran_and_passed(ended: RunEnded, verdict: str) -> None:
     """What did not run was not proven."""

@@ -102,6 +102,15 @@ def test_a_file_that_is_no_program_is_the_machine_s_lack(tmp_path: Path) -> None
         run([tmp_path / "file"], env=ENV)
 
 
+def test_a_program_that_the_system_cannot_read_is_the_machine_s_lack(tmp_path: Path) -> None:
+    """Shells run a script without a first line that names its interpreter; nobody else does."""
+    script = tmp_path / "script"
+    script.write_text("exit 0\n")
+    script.chmod(0o755)
+    with pytest.raises(HostError, match="does not start"):
+        run([script], env=ENV)
+
+
 def test_words_are_words(tmp_path: Path) -> None:
     """No shell reads them."""
     words: list[str | Path] = ["$HOME", "a b", "*", ";", "'", tmp_path]
@@ -248,6 +257,32 @@ def test_what_a_killed_run_had_started_ends_with_it(code: str, wait_for: Callabl
         assert alive(pid)
         process.kill()
     wait_for(lambda: not alive(pid))
+
+
+@pytest.mark.parametrize("how", ["its listener fails", "it is killed", "it is doomed", "all are stopped"])
+def test_a_command_s_children_end_with_it(
+    how: str, monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+) -> None:
+    """Also those in groups of their own that heed no signal but one: they would write into the tree of the next run."""
+    monkeypatch.setattr(run_module, "GRACE_SECONDS", 0.2)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    pids: list[int] = []
+
+    def listen(line: str) -> None:
+        pids.append(int(line))
+        if how == "its listener fails":
+            raise ValueError(line)
+        if how == "it is killed":
+            os.kill(os.getsid(pids[0]), signal.SIGKILL)
+        if how == "all are stopped":
+            threading.Thread(target=stop_all).start()
+
+    doomed = (lambda: bool(pids)) if how == "it is doomed" else None
+    with pytest.raises((ValueError, CommandError, InterruptedRunError)):
+        python(
+            OWN_GROUP.replace("import os, time; print", f"import os, time; {deaf}print"), on_line=listen, doomed=doomed
+        )
+    wait_for(lambda: not alive(pids[0]))
 
 
 def test_a_doomed_command_is_killed() -> None:
