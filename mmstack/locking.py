@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 MACHINES = ("x86_64", "aarch64")
+PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 LINUX = {
     "sys_platform": "linux",
     "platform_system": "Linux",
@@ -92,12 +94,13 @@ def with_layer(stacks: Iterable[Stack], layer: str) -> list[Stack]:
 class Resolver:
     """Resolves requirements by `uv pip compile`, with the user's own package indexes.
 
-    `packages` finds what a layer is built against in the distribution's archive.
+    `packages` finds what a layer is built against in the distribution's archive; `environ` is the user's.
     """
 
     settings: IndexSettings
     work: Path
     packages: Callable[[DistroPin], tuple[DistroPackage, ...]]
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def lock(self, stack: Stack, catalog: Catalog, held: Lock | None = None, layer: str = "") -> Lock:
         """Return a stack's lock, but for the digests of its source trees.
@@ -198,14 +201,33 @@ class Resolver:
         for project in own:
             words += ["--no-emit-package", project]
         try:
-            # not on the command line, which everybody on the machine can read: it may hold a password
-            env = scrubbed(self.work, {"UV_NO_CONFIG": "1", "UV_DEFAULT_INDEX": self._index()})
-            run([uv_path(), *words], env=env, cwd=folder)
+            run([uv_path(), *words], env=scrubbed(self.work, self._variables()), cwd=folder)
         except CommandError as error:
             raise NetworkError(
                 "the requirements do not resolve", why=error.why, fix="mend the recipe, or check the index settings"
             ) from error
         return result.read_text(encoding="utf-8")
+
+    def _variables(self) -> dict[str, str]:
+        """Return the user's settings as uv reads them.
+
+        Not on the command line, which everybody on the machine can read: there may be a password among them.
+        """
+        settings = self.settings
+        ours = {
+            "UV_NO_CONFIG": "1",
+            "UV_DEFAULT_INDEX": self._index(),
+            "UV_HTTP_TIMEOUT": f"{math.ceil(settings.timeout)}",
+            "NETRC": self.environ.get("NETRC") or str(Path.home() / ".netrc"),
+        }
+        if settings.trusted_hosts:
+            ours["UV_INSECURE_HOST"] = " ".join(settings.trusted_hosts)
+        ours |= {name: value for name, value in self.environ.items() if name.upper() in PROXIES}
+        if settings.proxy:
+            ours |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy)
+        if bundle := settings.ca_bundle:
+            ours["SSL_CERT_DIR" if bundle.is_dir() else "SSL_CERT_FILE"] = str(bundle)
+        return ours
 
     def _index(self) -> str:
         """Return the default index alone: an extra one may hold only some of a release's files."""

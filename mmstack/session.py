@@ -316,6 +316,7 @@ class Session:
             settings=load_settings(os.environ, self.paths.root),
             work=self.paths.state / "lock",
             packages=self.engine.workshop.sources.archive.resolve,
+            environ=os.environ,
         )
 
     def _with_trees(self, stack: Stack, lock: Lock, before: Lock | None, *, fetch: bool) -> Lock:

@@ -9,10 +9,9 @@ import os
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,9 @@ from mmstack.keys import file_digest, key
 from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
 from mmstack.resolve import INDEX_KINDS
-from mmstack.run import run, scrubbed, stop_all
+from mmstack.run import is_stopping, run, scrubbed, stop_all
 from mmstack.shapes import amount, load_as
+from mmstack.sources.crew import at_once
 from mmstack.sources.distro import Archive
 from mmstack.sources.download import Downloads, out_of_reach
 from mmstack.sources.git import Repositories
@@ -343,8 +343,8 @@ class Workshop:
             raise out_of_reach(names)
         offers = [self._offer(project, pin) for pin in wanted]
         if missing:
-            with ThreadPoolExecutor(max_workers=LOOKUPS) as pool:
-                offers += pool.map(lambda item: self.index.choose(item, tags), missing)
+            look_up = partial(self.index.choose, tags=tags)
+            offers += at_once(look_up, missing, workers=LOOKUPS, stopped=is_stopping)
         return offers
 
     def choose(self, source: Source, pins: Sequence[FilePin]) -> FilePin:

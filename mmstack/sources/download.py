@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from contextlib import contextmanager, suppress
-from queue import Empty, SimpleQueue
 from typing import IO, TYPE_CHECKING
 
 from mmstack.digests import Digests
@@ -15,6 +14,7 @@ from mmstack.errors import NetworkError, PinError
 from mmstack.events import DownloadProgress, Notice, Waiting, ignore
 from mmstack.model import FilePin
 from mmstack.run import interrupted
+from mmstack.sources.crew import at_once
 from mmstack.sources.places import CHUNK, RETRY_PAUSES, PlaceError, redact, wheel_rank
 from mmstack.store import disk_errors
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 LEAP = 1 << 20
 PROGRESS_SECONDS = 0.1
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 0.3
 
 
 class Downloads:
@@ -117,34 +115,9 @@ class Downloads:
             InterruptedRunError: we are stopping.
         """
         wanted = {offer.pin: offer for offer in offers if not self.has(offer.pin)}
-        jobs: SimpleQueue[Offer] = SimpleQueue()
-        for offer in wanted.values():
-            jobs.put(offer)
         halt = threading.Event()
-        crew = _Crew(self, index, listener, jobs, lambda: halt.is_set() or self._stopped.is_set(), self._sleep)
-        # Daemons: a server that went silent must not hold up a run that is told to stop.
-        threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(min(workers, len(wanted)))]
-        for thread in threads:
-            thread.start()
-        try:
-            self._await(len(wanted), crew.outcomes)
-        finally:
-            halt.set()
-            deadline = time.monotonic() + GRACE_SECONDS
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _await(self, count: int, outcomes: SimpleQueue[BaseException | None]) -> None:
-        while count:
-            try:
-                error = outcomes.get(timeout=POLL_SECONDS)
-            except Empty:
-                if self._stopped.is_set():
-                    raise interrupted() from None
-                continue
-            if error is not None:
-                raise error
-            count -= 1
+        crew = _Crew(self, index, listener, lambda: halt.is_set() or self._stopped.is_set(), self._sleep)
+        at_once(crew.fetch, wanted.values(), workers=workers, stopped=self._stopped.is_set, halt=halt)
 
 
 def out_of_reach(names: Sequence[str]) -> NetworkError:
@@ -165,17 +138,14 @@ class _Crew:
         downloads: Downloads,
         index: Index,
         listener: Listener,
-        jobs: SimpleQueue[Offer],
         halted: Callable[[], bool],
         sleep: Callable[[float], None],
     ) -> None:
         self.downloads = downloads
         self.index = index
         self.listener = listener
-        self.jobs = jobs
         self.halted = halted
         self.sleep = sleep
-        self.outcomes: SimpleQueue[BaseException | None] = SimpleQueue()
         self.speaking = threading.Lock()
 
     def say(self, event: Event) -> None:
@@ -183,20 +153,6 @@ class _Crew:
         with self.speaking:
             if not self.halted():
                 self.listener(event)
-
-    def work(self) -> None:
-        """Take jobs until none is left."""
-        while not self.halted():
-            try:
-                offer = self.jobs.get_nowait()
-            except Empty:
-                return
-            try:
-                self.fetch(offer)
-            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-                self.outcomes.put(error)
-            else:
-                self.outcomes.put(None)
 
     def fetch(self, offer: Offer) -> None:
         """Bring one file, unless another run has brought it meanwhile."""

@@ -271,6 +271,22 @@ def test_a_stack_is_locked_in_sets(tmp_path: Path, offer: Any) -> None:  # noqa:
     assert offer.url not in write_lock(lock)
 
 
+@pytest.mark.parametrize("said", ["by a variable", "by pip or uv"])
+def test_a_stack_is_locked_through_the_user_s_proxy(tmp_path: Path, offer: Any, said: str) -> None:  # noqa: ANN401
+    """The index is somewhere that only the proxy knows."""
+    host = "http://index.invalid"
+    offer.files |= {f"{host}{path}": body for path, body in offer.files.items()}
+    offer.types |= {f"{host}{path}": kind for path, kind in offer.types.items()}
+    settings = index(f"{host}/simple")
+    if said == "by a variable":
+        maker = replace(resolver("", tmp_path / "work"), settings=settings, environ={"http_proxy": offer.url})
+    else:
+        maker = replace(resolver("", tmp_path / "work"), settings=replace(settings, proxy=offer.url))
+    mini = Miniature(root=tmp_path).write()
+    assert maker.lock(mini.catalog.stack("mini"), mini.catalog).sets["run"]
+    assert all(path.startswith(host) for _method, path, _range in offer.asked)
+
+
 def test_a_cuda_stack_is_locked_with_its_toolkit(tmp_path: Path, offer: Any) -> None:  # noqa: ANN401 - see offer
     """And with the program that reads GPU code; what Linux needs is kept, whatever else needs it too."""
     mini = Miniature(root=tmp_path).write()
