@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit, ParseError
 from invoke.parser.parser import Parser
 from invoke.program import Program
-from invoke.tasks import task
+from invoke.tasks import task as invoke_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 # Invoke has turned it off, and then each run compiles what it imports
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+# letters that Invoke would choose mean something else in each task: `-h` was `--hermetic`
+task = partial(invoke_task, auto_shortflags=False)
 
 ROOT = Path(__file__).resolve().parent
 EXIT_USAGE = 2
@@ -73,10 +77,10 @@ def _session(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(number, _interrupt)
-    state = Path(os.environ.get("MMSTACK_HOME") or ROOT / ".mmstack").expanduser().absolute()
-    paths = Paths(root=ROOT, state=state, dist=ROOT / "dist")
     console = Console(json=json, verbose=verbose, dist=Path("dist"))
     try:
+        state = _state()
+        paths = Paths(root=ROOT, state=state, dist=ROOT / "dist")
         with console, disk_errors(state):
             yield Session(paths, console, offline=offline, locked=locked, layer_options=LAYER_OPTIONS)
     except MmstackError as error:
@@ -86,6 +90,20 @@ def _session(
         stopped = interrupted()
         console.error(stopped)
         raise Exit(code=stopped.code) from interrupt
+
+
+def _state() -> Path:
+    from mmstack.errors import UsageError  # noqa: PLC0415 - see _session
+    from mmstack.sources.places import user_path  # noqa: PLC0415 - see _session
+
+    said = os.environ.get("MMSTACK_HOME")
+    try:
+        state = user_path(said).absolute() if said else ROOT / ".mmstack"
+    except ValueError as error:
+        raise UsageError(f"MMSTACK_HOME: '{said}' is no folder", why=str(error), fix="correct or unset it") from error
+    if state.exists() and not state.is_dir():
+        raise UsageError(f"MMSTACK_HOME: {state} is no folder", fix="correct or unset it")
+    return state
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -497,33 +515,49 @@ namespace.add_collection(Collection("sources", sources_compare))
 
 def _check_words(words: list[str]) -> None:
     """Refuse what Invoke's parser refuses: it ends with status 1 and no hint, a wrong command line is 2 here."""
+    refused = _refused(words)
+    if refused:
+        from mmstack.console import Console  # noqa: PLC0415 - see _session
+
+        Console(json="--json" in words).error(refused)
+        raise Exit(code=EXIT_USAGE)
+
+
+def _refused(words: list[str]) -> UsageError | None:
     program = Program()
     contexts = copy.deepcopy(namespace).to_contexts()  # Invoke takes a task's help from it when it first looks
     ours = Parser(initial=program.initial_context, ignore_unknown=True).parse_argv(words).unparsed
     try:
         Parser(initial=program.initial_context, contexts=contexts).parse_argv(ours)
     except ParseError as error:
-        from mmstack.console import Console  # noqa: PLC0415 - see _session
+        return _usage_error(error, words)
+    if "--" not in words or "--complete" in words:  # a shell's words follow
+        return None
+    from mmstack.errors import UsageError  # noqa: PLC0415 - see _session
 
-        Console(json="--json" in words).error(_usage_error(error))
-        raise Exit(code=EXIT_USAGE) from error
+    # Invoke keeps it for a task that asks, and none does
+    return UsageError("no task takes what stands after `--`", fix="put options right after the task's name")
 
 
-def _usage_error(error: ParseError) -> UsageError:
+def _usage_error(error: ParseError, words: list[str]) -> UsageError:
     from mmstack.errors import UsageError, did_you_mean  # noqa: PLC0415 - see _session
 
     context = error.context if error.context and error.context.name else None
     known = "`invoke --list` lists the tasks"
     fix = f"`invoke --help {context.name}` lists its options" if context else known
-    if valueless := re.search(r"<Argument: ([\w-]+)", str(error)):
+    said = re.sub(r"\b(\w+)_\b", r"\1", str(error))  # what is a word of Python has a line behind it there
+    if valueless := re.search(r"<Argument: ([\w-]+)", said):
         return UsageError(f"--{valueless[1]} needs a value", fix=fix)
     unknown = re.fullmatch(r"No idea what (['\"])(.*)\1 is!", str(error), re.DOTALL)
     if unknown is None:
-        return UsageError(str(error), fix=fix)
+        return UsageError(said, fix=fix)
     word = unknown[2]
     if context and word.startswith("-"):
         flags = [name for name in context.flags if name.startswith("--")]
         return UsageError(f"{context.name} has no option '{word}'", why=did_you_mean(word, flags), fix=fix)
+    before = words[words.index(word) - 1] if word in words else ""
+    if context and words.count(before) > 1 and before in context.flags:
+        return UsageError(f"{before} is given twice", why=f"with '{word}' the second time", fix="give it once")
     names = [str(each.name) for each in namespace.to_contexts()]
     return UsageError(f"there is no task '{word}'", why=did_you_mean(word, names), fix=known)
 

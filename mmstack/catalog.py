@@ -66,6 +66,11 @@ class Catalog:
 
     root: Path
 
+    @property
+    def cudas(self) -> set[str]:
+        """Return the CUDA versions, `cpu` among them, that there is a stack for."""
+        return {stack.cuda for stack in self.stacks.values()}
+
     @cached_property
     def stacks(self) -> Mapping[str, Stack]:
         """Return all stacks by name."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from mmstack.errors import HostError, NetworkError
+from mmstack.jobs import MEMORY_KEPT_FREE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -187,7 +188,8 @@ def _memory(host: Host, needs: Needs) -> Finding:
     if host.memory < needs.memory_per_job:
         found = f"{_gib(host.memory)}, less than {each}"
         return Finding(name="memory", verdict="warning", found=found, fix="add memory or swap; build with --jobs 1")
-    jobs = min(host.cores, host.memory // needs.memory_per_job) if needs.memory_per_job else host.cores
+    room = max(host.memory - MEMORY_KEPT_FREE, needs.memory_per_job)
+    jobs = min(host.cores, room // needs.memory_per_job) if needs.memory_per_job else host.cores
     found = f"{_gib(host.memory)}, {each}: room for {jobs} at once on {host.cores} cores"
     return Finding(name="memory", verdict="ok", found=found)
 

@@ -165,7 +165,7 @@ def _one_gpu(gpu: Gpu, looked: Looked, target: Sequence[Architecture] | MmstackE
     if architectures.runs(release.architectures, its):
         found = f"would be built without code for this {title}, only for {architectures.listed(code)}"
         return Finding(name="gpu", verdict="warning", found=found, fix="`--arch native` compiles for it")
-    wanted, _oldest = architectures.needed(its, looked.catalog.toolkits.values())
+    wanted, _able = architectures.needed(its, looked.catalog.toolkits.values())
     meant = looked.catalog.toolkit(looked.selection.stack.cuda)
     if architectures.runs(meant.architectures, its):
         others = f"leave `--toolkit` out, or give a toolkit of CUDA {meant.version}"
@@ -237,6 +237,7 @@ def _architectures(host: Host, looked: Looked) -> tuple[Architecture, ...] | Mms
             default=looked.selection.stack.architectures,
             release=looked.release,
             releases=looked.catalog.toolkits.values(),
+            offered=looked.catalog.cudas,
             supports=looked.prebuilt,
             gpus=host.gpus,
         )

@@ -137,10 +137,12 @@ class Engine:
         if offers:
             size = sum(shop.index.size_of(offer) or 0 for offer in offers)
             preferred = layer.source.files[0].variant
+            pinned = any(pin.variant == preferred for pin in candidates(layer.source, plan.interpreter))
+            whose = "no package index of yours offers the" if pinned else "there is no"
             shop.listener(
                 Notice(
                     level="warning",
-                    text=f"{layer.name}: no package index of yours offers the '{preferred}' build for this Python; "
+                    text=f"{layer.name}: {whose} '{preferred}' build for this Python; "
                     f"the '{chosen.variant}' build is taken: {len(offers)} files, {size / 1e9:.1f} GB to download",
                 )
             )
@@ -176,7 +178,7 @@ class Engine:
         if len(cached) < len(plan.steps):  # something will be made of what is here
             self.workshop.digests.doubt()
             cached = self._done(plan, stop_after)
-        steps = _until(plan.steps, stop_after, cached)
+        steps = until(plan.steps, stop_after, cached)
         self.workshop.listener(PlanReady(plan=plan, cached=cached))
         for artifact in self._artifacts(plan):  # a run killed in the gate may have left its tree
             self.workshop.clear(plan.layer(artifact.layer))
@@ -286,13 +288,17 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def _until(steps: Sequence[Step], stop_after: str, cached: Collection[str] = ()) -> tuple[Step, ...]:
+def until(steps: Sequence[Step], stop_after: str, cached: Collection[str] = ()) -> tuple[Step, ...]:
     """Return the steps of that kind and all that they wait for; of `configure`, those that wait for no compiler."""
     if not stop_after:
         return tuple(steps)
     kinds = [str(kind) for kind in StepKind]
     if stop_after not in kinds:
-        raise UsageError(f"--stop-after: there is no step '{stop_after}'", why=did_you_mean(stop_after, kinds))
+        raise UsageError(
+            f"--stop-after: there is no step '{stop_after}'",
+            why=did_you_mean(stop_after, kinds),
+            fix="choose one of these",
+        )
     by_id = {step.id: step for step in steps}
     wanted = [step.id for step in steps if step.kind == stop_after]
     if not wanted:

@@ -306,8 +306,12 @@ def _installed(uv: Path, request: str) -> list[tuple[str, Path]]:
     words += ["--output-format", "json", *([request] if request else [])]
     try:
         output = run(words, env=environment, cwd=Path("/")).output
-    except CommandError:
-        return []
+    except CommandError as error:
+        raise HostError(
+            "uv does not list the Pythons of this machine",
+            why=error.why,
+            fix="correct what uv says, its settings count",
+        ) from error
     listing = next((line for line in output.splitlines() if line.startswith("[")), "[]")
     paths: dict[Path, tuple[str, Path]] = {}
     for entry in _listed(listing):

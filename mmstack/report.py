@@ -422,9 +422,10 @@ def read_manifest(folder: Path) -> Manifest:
     return read_manifest_file(folder / MANIFEST_NAME)
 
 
-def read_manifest_file(path: Path) -> Manifest:
-    """Return the manifest that a file holds; see `read_manifest`."""
-    again = "run `uv run invoke build-stack` for this stack: it writes the manifest anew"
+def read_manifest_file(
+    path: Path, again: str = "run `uv run invoke build-stack` for this stack: it writes the manifest anew"
+) -> Manifest:
+    """Return the manifest that a file holds; see `read_manifest`. `again` is what to do where it holds none."""
     try:
         manifest = shapes.load(path)
     except FileNotFoundError as error:

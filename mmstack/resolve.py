@@ -51,6 +51,7 @@ INDEX_KINDS = ("wheel", "sdist")
 SOURCES: tuple[SourceKind, ...] = ("git", "archive", "sdist", "distro")  # what `source` means, best first
 BUILT_KINDS = frozenset({*SOURCES, "path"})
 MEMORY_OF_A_SUITE = 2 << 30
+PYTHON_VERSION = re.compile(r"(\d+\.\d+)(\.\d+)?\Z", re.ASCII)
 CUDA_VERSION = re.compile(r"\d+\.\d+")
 
 
@@ -223,6 +224,7 @@ def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog,
             default=selection.stack.architectures,
             release=release,
             releases=catalog.toolkits.values(),
+            offered=catalog.cudas,
             supports=supports,
             gpus=host.gpus,
         ),
@@ -302,12 +304,15 @@ def _stack(request: Request, catalog: Catalog) -> Stack:
                 fix="leave out one of `--stack` and `--cuda`",
             )
         return stack
-    wanted = request.cuda or "cpu"
+    wanted, known = request.cuda or "cpu", catalog.cudas
     if wanted != "cpu" and not CUDA_VERSION.fullmatch(wanted):
-        raise UsageError(f"--cuda: '{wanted}' is no CUDA version", why="it is `cpu` or X.Y", fix="e.g. `--cuda cpu`")
+        raise UsageError(
+            f"--cuda: '{wanted}' is no CUDA version",
+            why="it is `cpu` or X.Y",
+            fix=f"choose among {', '.join(sorted(known))}",
+        )
     fitting = [stack for stack in catalog.stacks.values() if stack.cuda == wanted]
     if not fitting:
-        known = {stack.cuda for stack in catalog.stacks.values()}
         raise UsageError(
             f"there is no stack for CUDA {wanted}", why=did_you_mean(wanted, known), fix="choose one of these"
         )
@@ -471,16 +476,27 @@ def choose_python(stack: Stack, found: Sequence[Interpreter]) -> Interpreter:
     if usable:
         return found[usable[0][1]]
     if found:
-        raise ConstraintError(
-            f"stack '{stack.name}' is not for Python {found[0].minor}",
-            why=f"it is made for {', '.join(stack.python)}",
-            fix=f"choose one of these, e.g. `--python {stack.python[0]}`",
-        )
+        demand_python(stack, found[0].minor)
     raise HostError(
         "none of the stack's Pythons is on this machine",
         why=f"stack '{stack.name}' is made for {', '.join(stack.python)}",
         fix=f"`uv python install {stack.python[0]}`, or name one with `--python PATH`",
     )
+
+
+def demand_python(stack: Stack, version: str) -> None:
+    """Demand that a stack is made for a version of Python; what is no version is looked at elsewhere.
+
+    Raises:
+        ConstraintError: it is not.
+    """
+    minor = PYTHON_VERSION.match(version)
+    if minor and minor[1] not in stack.python:
+        raise ConstraintError(
+            f"stack '{stack.name}' is not for Python {minor[1]}",
+            why=f"it is made for {', '.join(stack.python)}",
+            fix=f"choose one of these, e.g. `--python {stack.python[0]}`",
+        )
 
 
 def _serves(pin: FilePin, interpreter: Interpreter) -> bool:

@@ -14,7 +14,7 @@ from mmstack import doctor, doctor_cuda, host, locked, locking
 from mmstack.catalog import lock_file
 from mmstack.dist import Dist
 from mmstack.doctor import Needs
-from mmstack.engine import Engine
+from mmstack.engine import Engine, until
 from mmstack.envs import uv_path
 from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice
@@ -22,7 +22,7 @@ from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.provenance import builder
 from mmstack.report import MANIFEST_NAME, Report, alone, read_manifest, read_manifest_file, write, write_atomically
-from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, select
+from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, demand_python, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
 from mmstack.sources.places import redact
@@ -64,7 +64,9 @@ class Session:
     def build(self, options: Options, *, stop_after: str, dry_run: bool) -> None:
         """Build and verify a stack."""
         self.engine.workshop.check_hermetic()
+        network, _tools = self.engine.workshop.network, self.engine.workshop.tools  # wishes that cannot be are refused
         plan = self._plan(options)
+        until(plan.steps, stop_after)
         if dry_run:
             self.show(plan)
             return
@@ -81,7 +83,7 @@ class Session:
             self.console(event)
 
         self.engine.workshop.listener = listen
-        if network := self.engine.workshop.network:  # refused before anything is fetched
+        if network:
             listen(Notice(text=f"{network.machines} other machines compile {network.slots} files at once"))
         self.engine.build(plan, stop_after=stop_after)
         self.console.document(report.manifest)
@@ -132,6 +134,9 @@ class Session:
 
     def verify(self, name: str, suite_options: dict[str, str]) -> None:
         """Verify what stands in `dist/<stack>/`, layer by layer, in fresh environments."""
+        for option, file in suite_options.items():
+            if not Path(file).is_file():
+                raise UsageError(f"--{option}: there is no file {file}", fix="correct the path")
         dist = Dist(self.paths.dist / self._built(name))
         manifest = self._manifest(dist)
         results = self._engine(suite_options).verify_again(dist, manifest)
@@ -160,6 +165,7 @@ class Session:
     def doctor(self, options: Options) -> bool:
         """Show what this machine has and lacks; return whether a build can begin."""
         request = options.request()
+        self._take_mirror(options.mirror)
         selection = select(request, self.engine.catalog)
         stack = selection.stack
         facts, system = self._look(stack, request), doctor.family(platform.system(), _os_release())
@@ -203,7 +209,7 @@ class Session:
         from mmstack import rebuild  # noqa: PLC0415 - see bundle
 
         path = Path(file) / MANIFEST_NAME if Path(file).is_dir() else Path(file)
-        manifest = read_manifest_file(path)
+        manifest = read_manifest_file(path, "name the manifest.json of a build, of this version of mmstack")
         asked = rebuild.options(manifest, options)
         place, shop = rebuild.place(manifest), self.engine.workshop
         # of all rebuilds of one manifest, one at a time may change its folder, and none may be swept
@@ -347,12 +353,13 @@ class Session:
         workshop, recipe = self.engine.workshop, self.engine.catalog.recipe(layer)
         self._take_mirror(mirror)
         version = version or next(iter(recipe.releases), "")
+        releases = [patchwork.release(recipe, version, kind) for kind in kinds]
         work = self.paths.state / "work" / f"compare-{layer}-{version}"
         shutil.rmtree(work, ignore_errors=True)
         try:
             laid_out = [
-                patchwork.lay_out(workshop, patchwork.release(recipe, version, kind), work / f"{number}-{kind}")
-                for number, kind in enumerate(kinds)
+                patchwork.lay_out(workshop, release, work / f"{number}-{release.source.kind}")
+                for number, release in enumerate(releases)
             ]
             found = trees.difference(*laid_out)
         finally:
@@ -428,6 +435,7 @@ class Session:
             self.engine.workshop.mirror = read_mirror(text)
 
     def _look(self, stack: Stack, request: Request, *, one_python: bool = False) -> Host:
+        demand_python(stack, request.python)
         return host.look(
             uv_path(),
             state=self.paths.state,

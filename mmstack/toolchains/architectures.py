@@ -10,7 +10,7 @@ from mmstack.errors import ConstraintError, HostError, UsageError
 from mmstack.model import Architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from mmstack.model import CudaRelease, CudaSupport, Gpu
 
@@ -54,6 +54,7 @@ def choose(
     default: Sequence[Architecture],
     release: CudaRelease,
     releases: Iterable[CudaRelease],
+    offered: Container[str],
     supports: Mapping[str, CudaSupport],
     gpus: Sequence[Gpu],
 ) -> tuple[Architecture, ...]:
@@ -66,7 +67,8 @@ def choose(
         words: what the user asked for, none for the default.
         default: what the stack is for.
         release: the toolkit's version.
-        releases: all known versions, oldest first, to say which one would do.
+        releases: all known versions, oldest first, to say which ones would do.
+        offered: those that there is a stack for.
         supports: what the prebuilt layers have code for, by `name version`.
         gpus: the visible GPUs.
 
@@ -86,7 +88,7 @@ def choose(
         found |= {*_group(word, possible, gpus)} if word in GROUPS else {parse_architecture(word)}
     chosen = _together(found or default)
     for item in chosen:
-        _check_compiler(item, release, releases, possible)
+        _check_compiler(item, release, releases, possible, offered)
         _check_layers(item, supports, possible)
     return chosen
 
@@ -138,26 +140,31 @@ def _together(found: Iterable[Architecture]) -> tuple[Architecture, ...]:
 
 
 def _check_compiler(
-    item: Architecture, release: CudaRelease, releases: Iterable[CudaRelease], possible: Iterable[Architecture]
+    item: Architecture,
+    release: CudaRelease,
+    releases: Iterable[CudaRelease],
+    possible: Iterable[Architecture],
+    offered: Container[str],
 ) -> None:
     if item.capability in {each.capability for each in release.architectures}:
         return
-    wanted, oldest = needed(item, releases)
+    wanted, able = needed(item, releases)
+    others = [version for version in able if version in offered]
     raise ConstraintError(
         f"--arch: CUDA {release.version} cannot compile for {item.capability}",
         why=f"{wanted}; yours is {release.version}, which compiles for {listed(release.architectures)}",
-        fix=f"choose among {listed(possible)}" + (f", or take CUDA {oldest}" if oldest else ""),
+        fix=f"choose among {listed(possible)}" + (f", or take CUDA {others[0]}" if others else ""),
     )
 
 
-def needed(item: Architecture, releases: Iterable[CudaRelease]) -> tuple[str, str]:
-    """Return in words which CUDA versions compile for an architecture, and the oldest of them."""
+def needed(item: Architecture, releases: Iterable[CudaRelease]) -> tuple[str, list[str]]:
+    """Return which CUDA versions compile for an architecture, in words and as a list, the oldest first."""
     known = [(each.version, item.capability in {one.capability for one in each.architectures}) for each in releases]
     able = [version for version, does in known if does]
     if not able:
-        return f"no known CUDA compiles for sm_{item.number}", ""
+        return f"no known CUDA compiles for sm_{item.number}", []
     last = " or newer" if known[-1][1] else f" to {able[-1]}" if len(able) > 1 else ""
-    return f"sm_{item.number} needs CUDA {able[0]}{last}", able[0]
+    return f"sm_{item.number} needs CUDA {able[0]}{last}", able
 
 
 def _check_layers(item: Architecture, supports: Mapping[str, CudaSupport], possible: Iterable[Architecture]) -> None:

@@ -55,7 +55,7 @@ def choose(
     if kind == "system":
         return (system.inspect(expanded(place, "--toolkit")) if place else _found(release, environ)), ()
     if kind == "wheels" or index_only:
-        return _wheels(release, requirements), ()
+        return _wheels(release, requirements, index_only=index_only), ()
     if kind == "redist":
         return _redist(release, place), ()
     found, notes = system.find(release.version, environ)
@@ -81,12 +81,13 @@ def _found(release: CudaRelease, environ: Mapping[str, str]) -> Toolkit:
     return found
 
 
-def _wheels(release: CudaRelease, requirements: Sequence[LockedRequirement]) -> Toolkit:
+def _wheels(release: CudaRelease, requirements: Sequence[LockedRequirement], *, index_only: bool = False) -> Toolkit:
     if not release.wheels:
         raise ConstraintError(
             f"no package index holds a whole toolkit for CUDA {release.version}",
             why="NVIDIA's wheels carry nvcc itself from CUDA 13.0 on; before, only parts of it",
-            fix="install that toolkit and name it with `--toolkit system:DIR`, or take `--toolkit redist`",
+            fix=("leave out `--index-only`; " if index_only else "")
+            + "install that toolkit and name it with `--toolkit system:DIR`, or take `--toolkit redist`",
         )
     compiler = next((item for item in requirements if item.name == "nvidia-cuda-nvcc"), None)
     origin = f"{len(requirements)} wheels" + (f", nvcc {compiler.version}" if compiler else "")

@@ -111,7 +111,9 @@ def test_architectures_are_understood_or_refused(release: CudaRelease, listed: l
     with refusable():
         check_words(listed)
         default = release.architectures[:1]
-        cmake_words(choose(listed, default=default, release=release, releases=[release], supports={}, gpus=()))
+        cmake_words(
+            choose(listed, default=default, release=release, releases=[release], offered=(), supports={}, gpus=())
+        )
 
 
 @fuzz("--toolkit", share=2, wish=st.one_of(st.sampled_from(GOOD["toolkit"]), ADDRESSES.map("redist:".__add__), texts))

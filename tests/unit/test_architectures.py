@@ -48,6 +48,7 @@ def chosen(
         default=architectures("8.0", "9.0"),
         release=toolkit,
         releases=(OLD, NEW, NEWEST),
+        offered={"12.8"},
         supports={f"base {number}": support for number, support in enumerate(supports)},
         gpus=[Gpu(name="card", capability=capability, driver="580") for capability in gpus],
     )
@@ -88,6 +89,14 @@ def test_too_new_for_the_compiler() -> None:
         chosen("12.0", toolkit=OLD)
     assert "sm_120 needs CUDA 12.8 or newer; yours is 12.4" in caught.value.why
     assert "8.9" in caught.value.fix
+    assert "take CUDA 12.8" in caught.value.fix
+
+
+def test_no_cuda_is_named_that_no_stack_is_for() -> None:
+    """It would lead to another error."""
+    with pytest.raises(ConstraintError) as caught:
+        chosen("9.0a", toolkit=NEWEST)
+    assert "needs CUDA 12.4 to 12.8" in caught.value.why
     assert "take CUDA 12.8" in caught.value.fix
 
 

@@ -74,7 +74,7 @@ def found(
         ("uv", "0.13.8"),
         ("compiler", "c++ (Debian 12.2.0-14) 12.2.0 [x86_64-linux-gnu] (/bin/c++)"),
         ("disk", "50.0 GiB free for .mmstack, 10.0 GiB needed"),
-        ("memory", "16.0 GiB, 2.0 GiB per compile job: room for 8 at once on 8 cores"),
+        ("memory", "16.0 GiB, 2.0 GiB per compile job: room for 7 at once on 8 cores"),
         ("index", "the configured index answers"),
         ("git", "/bin/git"),
         ("hermetic", "commands can be cut off from the network"),

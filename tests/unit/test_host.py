@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from packaging.markers import default_environment
 from packaging.tags import sys_tags
 
+from mmstack.envs import uv_path
 from mmstack.errors import DiskError, HostError, UsageError
 from mmstack.host import cores, describe, disk_free, find_compiler, find_gpus, find_python, look, memory
 
@@ -174,6 +175,16 @@ def test_a_python_that_is_not_there_is_told_with_what_is(machine: Machine) -> No
         machine.find("3.11")
     assert caught.value.why == "there are 3.9.1, 3.12.1"
     assert "uv python install 3.11" in caught.value.fix
+
+
+def test_a_uv_that_lists_nothing_is_not_taken_for_a_machine_without_pythons(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own settings may be wrong, and it says which."""
+    monkeypatch.setenv("UV_CONFIG_FILE", "/nowhere/uv.toml")
+    with pytest.raises(HostError, match="uv does not list") as caught:
+        find_python("3.11", uv=uv_path(), cache=machine.cache)
+    assert "/nowhere/uv.toml" in caught.value.why
 
 
 def test_no_uv_is_told(machine: Machine) -> None:

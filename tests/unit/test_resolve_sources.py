@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mmstack.engine import _until
+from mmstack.engine import until
 from mmstack.errors import CatalogError, ConstraintError, UsageError
 from mmstack.graph import has_project
 from mmstack.model import BUILT, DistroPackage, Request, Step, StepKind
@@ -369,10 +369,10 @@ def test_a_stop_after_a_kind_of_step_takes_all_that_it_waits_for(mini: Miniature
     """And nothing else; a kind that no layer has would leave nothing to do, which is not what was asked."""
     steps = mini.plan().steps
     with pytest.raises(UsageError, match="no layer of this plan has a step 'configure'") as caught:
-        _until(steps, "configure")
+        until(steps, "configure")
     assert "known: build, env, fetch, gate" in caught.value.why
     mini.edit(EXT, 'requires = ["backend"]\n', PROJECT)
-    kept = {step.id for step in _until(mini.plan().steps, "configure")}
+    kept = {step.id for step in until(mini.plan().steps, "configure")}
     assert {"fetch ext", "source ext", "env ext", "gate base", "configure ext"} <= kept
     assert not {"build ext", "source top", "install"} & kept
 
@@ -384,14 +384,14 @@ def test_a_stop_after_configure_waits_for_no_compiler(mini: Miniature) -> None:
     built = Step(kind=StepKind.BUILD, layer="base", needs=(), key="k", title="build base", heavy=True)
     onto = [replace(step, needs=(built.id,)) if step.id == "gate base" else step for step in steps]
     with pytest.raises(UsageError, match="nothing of this plan is configured before something is compiled") as caught:
-        _until([*onto, built], "configure")
+        until([*onto, built], "configure")
     assert caught.value.why == "'configure ext' waits for 'build base'"
     for base, cached in ((replace(built, heavy=False), ()), (built, (built.id,))):
-        assert "configure ext" in {step.id for step in _until([*onto, base], "configure", cached)}
+        assert "configure ext" in {step.id for step in until([*onto, base], "configure", cached)}
     first = Step(kind=StepKind.CONFIGURE, layer="base", needs=(), key="k", title="configure base")
     built = replace(built, needs=(first.id,))
-    assert [step.id for step in _until([*onto, first, built], "configure")] == ["configure base"]
-    assert {"build base", "gate ext"} <= {step.id for step in _until([*onto, first, built], "gate")}
+    assert [step.id for step in until([*onto, first, built], "configure")] == ["configure base"]
+    assert {"build base", "gate ext"} <= {step.id for step in until([*onto, first, built], "gate")}
 
 
 @pytest.mark.parametrize("kind", ["git", "archive", "distro"])

@@ -60,6 +60,15 @@ WRONG = {
     "layer": (["patches.edit", "nosuch"], "there is no layer 'nosuch'"),
     "size": (["gc", "--max-size", "20"], "--max-size: '20' is no size"),
     "age": (["gc", "--older-than", "30"], "--older-than: '30' is no age"),
+    "what no task takes": (["plan", "--", "--cuda", "13.0"], "no task takes what stands after `--`"),
+    "twice": (["plan", "--arch", "9.0", "--arch", "12.0"], "--arch is given twice"),
+    "word of Python": (["rebuild"], "'rebuild' did not receive required positional arguments: 'from'"),
+    "cache": (["build-stack", "--dry-run", "--compiler-cache", "nosuch"], "there is no compiler cache 'nosuch'"),
+    "machines": (["build-stack", "--dry-run", "--distribute", "nosuch"], "no way 'nosuch' to distribute"),
+    "file of a suite": (["verify", "--video", "nosuch"], "--video: there is no file"),
+    "kind of source": (["sources.compare", "mmcv", "sdist", "git"], "mmcv 2.2.0 is not pinned as git"),
+    "mirror": (["doctor", "--torch", "source", "--mirror", "/nosuch"], "/nosuch"),
+    "too new a Python": (["doctor", "--python", "3.19"], "stack 'cpu' is not for Python 3.19"),
     "Python": (["doctor", "--python", "snake"], "'snake' is neither a version of Python nor a path"),
 }
 
@@ -74,6 +83,12 @@ def test_a_wrong_command_ends_in_2_with_one_remedy(invoke: Invoke, tmp_path: Pat
     assert [line.split()[0] for line in done.stderr.splitlines() if line.split()[:1] == ["fix"]] == ["fix"]
     assert done.stdout == ""
     assert not (tmp_path / "state" / "work").exists()
+
+
+def test_a_dry_run_refuses_what_the_build_would_refuse(invoke: Invoke) -> None:
+    """Also where only the plan shows it."""
+    done = invoke("build-stack", "--dry-run", "--stop-after", "nosuch")
+    assert (done.returncode, "there is no step 'nosuch'" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("words", [["plan", "--stack", "nosuch"], ["plan", "--nosuch"]])
@@ -106,7 +121,7 @@ def test_the_tasks_are_listed(invoke: Invoke) -> None:
     assert not loaded & {"mmstack", "rich", "packaging", "psutil", "jinja2", "httpx2", "uv", "markupsafe"}
 
 
-@pytest.mark.parametrize("words", [["--help", "plan"], ["plan", "--help"]])
+@pytest.mark.parametrize("words", [["--help", "plan"], ["plan", "--help"], ["plan", "-h"]])
 def test_a_task_explains_its_options(invoke: Invoke, words: list[str]) -> None:
     """Each has a help text."""
     done = invoke(*words)
@@ -146,6 +161,9 @@ def test_the_benchmark_is_a_task_too(invoke: Invoke, tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_written_is_told(invoke: Invoke, tmp_path: Path) -> None:
     """With the variable that says where it is."""
     (tmp_path / "file").touch()
+    for wrong in (str(tmp_path / "file"), "~nobody-of-that-name/state"):
+        done = invoke("gc", "--dry-run", MMSTACK_HOME=wrong)
+        assert (done.returncode, "MMSTACK_HOME" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
     done = invoke("plan", "--python", sys.executable, MMSTACK_HOME=str(tmp_path / "file" / "state"))
     assert done.returncode == 3
     assert "cannot be written" in done.stderr
