@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -25,12 +26,24 @@ for second in $(seq 600); do [ -e "{folder}/here-$other" ] && break; sleep 0.1; 
 
 
 def test_builds_of_different_keys_run_beside_each_other(built: Checkout, tmp_path: Path) -> None:
-    """Each compiles only while the other does; both end well."""
+    """Each compiles only while the other does; both end well, and what is described is what is installed."""
     meeting = f"{MEETING.format(folder=tmp_path).strip()} || exit 9"
     built.env = {name: compiler(tmp_path, program, meeting) for name, program in COMPILERS.items()}
     runs = [built.start("build-stack", "--stack", "mini", "--flag", f"ext.SPEED={speed}") for speed in ("O0", "O2")]
     said = [run.communicate(timeout=200)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
+    manifest, stamp = built.manifest(), json.loads((built.dist / "env" / "mmstack.json").read_text(encoding="utf-8"))
+    assert manifest["key"] == stamp["key"]
+    assert {item["sha256"] for item in manifest["artifacts"]} == set(built.wheels().values())
+
+
+def test_verified_is_said_of_what_is_installed_alone(built: Checkout) -> None:
+    """Another build has taken its place; its wheels and what its suites found are in the store."""
+    assert built.build("--flag", "ext.SPEED=O2").code == 0
+    done = built.build("--stop-after", "gate", "--json")
+    assert done.code == 0, done.text
+    assert json.loads(done.out)["verdict"] == "not verified"
+    assert "is built and verified" not in done.err
 
 
 def test_a_build_of_another_key_does_not_wait_for_one_that_hangs(built: Checkout, tmp_path: Path) -> None:
