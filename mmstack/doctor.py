@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from mmstack.errors import HostError, NetworkError
+from mmstack.errors import HostError, MmstackError, NetworkError
 from mmstack.jobs import MEMORY_KEPT_FREE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from mmstack.model import Host
+    from mmstack.model import Host, Plan
 
 Verdict = Literal["ok", "warning", "missing"]
 Family = Literal["debian", "fedora", "macos", "other"]
@@ -109,6 +109,30 @@ def examine(
         _hermetic(cut_off),
         _gpu(host),
     )
+
+
+def verdict(name: str, findings: Sequence[Finding], plan: Callable[[], Plan]) -> Finding:
+    """Return whether a stack can be built here: the plan's own verdict, where nothing else was found missing."""
+    lacking = [finding.name for finding in findings if finding.verdict == "missing"]
+    try:
+        planned = plan()
+    except MmstackError as error:
+        told = [finding for finding in findings if finding.name in lacking and finding.found.startswith(error.what)]
+        if not told:
+            finding = missing("stack", error)
+            return replace(finding, found=f"{name} cannot be built here: {finding.found}")
+    if lacking:
+        found = f"{name} does not fit this machine as it is: {', '.join(lacking)}"
+        return Finding(name="stack", verdict="missing", found=found)
+    found = (
+        f"{name} can be built here, by {planned.jobs} compile jobs at once, for Python {planned.interpreter.version}"
+    )
+    return Finding(name="stack", verdict="ok", found=found)
+
+
+def missing(name: str, error: MmstackError) -> Finding:
+    """Return the finding of what an error says is missing."""
+    return Finding(name=name, verdict="missing", found=": ".join(filter(None, (error.what, error.why))), fix=error.fix)
 
 
 def _python(host: Host, needs: Needs) -> Finding:

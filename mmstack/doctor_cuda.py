@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from mmstack.doctor import Finding
+from mmstack.doctor import Finding, missing, verdict
 from mmstack.errors import ConstraintError, MmstackError
 from mmstack.model import Toolkit
 from mmstack.resolve import Findings, candidates, check_prebuilt, prebuilt, resolve
@@ -112,7 +112,7 @@ def examine(general: Iterable[Finding], host: Host, looked: Looked, system: Fami
         if all(finding.verdict == "ok" for finding in below):
             own.append(_arch(host, looked, target))
     findings = tuple({finding.name: finding for finding in [*general, *own]}.values())
-    return (*findings, _stack(host, looked, findings))
+    return (*findings, verdict(looked.selection.stack.name, findings, lambda: looked.plan(host)))
 
 
 def _driver(host: Host, looked: Looked) -> list[Finding]:
@@ -183,8 +183,8 @@ def _toolkits(looked: Looked, taken: Toolkit | MmstackError) -> list[Finding]:
     if isinstance(taken, MmstackError):
         fixes = dict.fromkeys(item.fix for _name, item in looked.toolkits if isinstance(item, MmstackError))
         why = "" if taken.why == here.found else taken.why
-        missing = replace(_missing("toolkit", taken), found=": ".join(filter(None, (taken.what, why))))
-        return [replace(here, verdict="warning" if fixes else "ok", fix="\n".join(fixes)), missing]
+        lacking = replace(missing("toolkit", taken), found=": ".join(filter(None, (taken.what, why))))
+        return [replace(here, verdict="warning" if fixes else "ok", fix="\n".join(fixes)), lacking]
     meant, found = looked.selection.stack.cuda, f"CUDA {taken.version}, {taken.kind}: {taken.origin}"
     if taken.version == meant:
         return [here, Finding(name="toolkit", verdict="ok", found=found)]
@@ -203,7 +203,7 @@ def _compiler(host: Host, release: CudaRelease, system: Family) -> Finding:
     try:
         taken = compilers.choose(release, host.compilers, host.compiler, explicit=host.compiler_named)
     except MmstackError as error:
-        finding = _missing("compiler", error)
+        finding = missing("compiler", error)
         fix = INSTALL_COMPILER[system].format(major=compilers.newest(release.gcc).removeprefix("g++-"))
         if host.compiler_named:
             fix = "unset CC CXX" + ("" if here["accepted here"] else f"; {fix}")
@@ -216,7 +216,7 @@ def _compiler(host: Host, release: CudaRelease, system: Family) -> Finding:
 def _prebuilt(looked: Looked) -> list[Finding]:
     """Return what the layers that are not built here were built with, and whether that suits the toolkit."""
     if isinstance(looked.installed, MmstackError):
-        return [_missing("prebuilt", looked.installed)]
+        return [missing("prebuilt", looked.installed)]
     found = [
         f"{name}: CUDA {support.version}, for {architectures.listed(support.architectures)}"
         for name, support in looked.prebuilt.items()
@@ -226,7 +226,7 @@ def _prebuilt(looked: Looked) -> list[Finding]:
             selection = looked.selection.found(looked.installed)
             check_prebuilt(selection, looked.catalog, looked.toolkit, looked.installed)
     except ConstraintError as error:
-        return [_missing("prebuilt", error)]
+        return [missing("prebuilt", error)]
     return [Finding(name="prebuilt", verdict="ok", found="\n".join(found))] if found else []
 
 
@@ -248,39 +248,17 @@ def _architectures(host: Host, looked: Looked) -> tuple[Architecture, ...] | Mms
 def _arch(host: Host, looked: Looked, target: Sequence[Architecture] | MmstackError) -> Finding:
     if not isinstance(target, MmstackError):
         return Finding(name="arch", verdict="ok", found=architectures.listed(target))
-    finding = _missing("arch", target)
+    finding = missing("arch", target)
     its = [architectures.parse_architecture(gpu.capability) for gpu in host.gpus]
     if its and all(architectures.runs(looked.release.architectures, one) for one in its):
         return replace(finding, fix=f"`--arch native`, for the GPUs of this machine; or {finding.fix}")
     return finding
 
 
-def _stack(host: Host, looked: Looked, findings: Sequence[Finding]) -> Finding:
-    """Return the verdict: the plan's own, where nothing else was found missing."""
-    name = looked.selection.stack.name
-    lacking = [finding.name for finding in findings if finding.verdict == "missing"]
-    try:
-        plan = looked.plan(host)
-    except MmstackError as error:
-        told = [finding for finding in findings if finding.name in lacking and finding.found.startswith(error.what)]
-        if not told:
-            finding = _missing("stack", error)
-            return replace(finding, found=f"{name} cannot be built here: {finding.found}")
-    if lacking:
-        found = f"{name} does not fit this machine as it is: {', '.join(lacking)}"
-        return Finding(name="stack", verdict="missing", found=found)
-    found = f"{name} can be built here, by {plan.jobs} compile jobs at once, for Python {plan.interpreter.version}"
-    return Finding(name="stack", verdict="ok", found=found)
-
-
 def _had(found: T | MmstackError) -> T:
     if isinstance(found, MmstackError):
         raise found
     return found
-
-
-def _missing(name: str, error: MmstackError) -> Finding:
-    return Finding(name=name, verdict="missing", found=": ".join(filter(None, (error.what, error.why))), fix=error.fix)
 
 
 def _other_stacks(looked: Looked, gpus: Sequence[Gpu]) -> list[str]:

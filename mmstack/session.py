@@ -187,6 +187,8 @@ class Session:
         )
         if stack.cuda != "cpu":
             findings = doctor_cuda.examine(findings, facts, self._look_for_cuda(request, selection, facts), system)
+        else:
+            findings = (*findings, doctor.verdict(stack.name, findings, lambda: self._plan(options)))
         self.console.findings(findings)
         self.console.document({"findings": [vars(finding) for finding in findings]})
         return all(finding.verdict != "missing" for finding in findings)
