@@ -202,6 +202,8 @@ def _is_named(name: str, pattern: str) -> bool:
 def _read(wheel: Path, unpacked: Path) -> Contents:
     try:
         with zipfile.ZipFile(wheel) as archive:
+            if not all(archive.namelist()):
+                raise zipfile.BadZipFile("a file in it has no name")
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             _demand_modest(wheel, entries)
             members = tuple(_read_member(archive, entry, unpacked) for entry in entries)

@@ -483,7 +483,7 @@ def render(manifest: Manifest) -> str:
         path = critical_path(manifest)
         template = _environment().get_template("report.html.jinja")
         return template.render(manifest, chart=chart(manifest["steps"]), path=path, path_chart=chart(path["rows"]))
-    except (jinja2.UndefinedError, KeyError, TypeError, ValueError) as error:
+    except (jinja2.UndefinedError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise not_ours(error) from error
 
 

@@ -68,13 +68,14 @@ def enclose(wheel: Path, name: str, body: bytes, moment: int) -> None:
 
 
 def check_members(archive: zipfile.ZipFile, wheel: Path) -> None:
-    """Refuse what packing anew would hide from the gate: a name's second file, and that a file is a link.
+    """Refuse what packing anew would hide from the gate: a name's second file, no name, and that a file is a link.
 
     Raises:
-        GateError: the wheel holds either.
+        GateError: the wheel holds one of these.
     """
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     found = {
+        "files without a name": [repr(entry.filename) for entry in entries if not entry.filename],
         "more than once in the wheel": [
             name for name, count in Counter(entry.filename for entry in entries).items() if count > 1
         ],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mmstack.builders.build import Build
     from mmstack.model import Step
 
-EDGE = re.compile(r"^\[(\d+)/(\d+)\] (.*)")
+EDGE = re.compile(r"^\[(\d{1,9})/(\d{1,9})\] (.*)", re.ASCII)
 TIME = re.compile(r"[0-9]{1,15}")  # of ninja's own log
 NINJA_LOG = ".ninja_log"
 WEIGHTS = "weights.json"

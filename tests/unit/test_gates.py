@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from packaging.tags import Tag, sys_tags
 
 from mmstack import gates
+from mmstack.builders.enclose import check_members
 from mmstack.elf import most_likely, read_module, system_folders
 from mmstack.errors import DiskError, GateError, HostError
 from mmstack.gates import Expected, check_unchanged, check_wheel, planned_version, snapshot
@@ -327,6 +328,16 @@ def test_duplicates_and_symbolic_links_are_refused(tmp_path: Path) -> None:
     message = refusal(draft.write(tmp_path), PURE)
     assert "more than once in the wheel: pkg/__init__.py" in message
     assert "symbolic links: pkg/link.so" in message
+
+
+def test_a_file_without_a_name_is_in_no_wheel(tmp_path: Path) -> None:
+    """Python's own reader asks for the last letter of each name."""
+    wheel = tmp_path / "my_pkg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), "x")
+    assert "a file in it has no name" in refusal(wheel, PURE)
+    with zipfile.ZipFile(wheel) as archive, pytest.raises(GateError, match="holds what no wheel may"):
+        check_members(archive, wheel)
 
 
 def test_a_broken_archive_is_no_wheel(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_other_lines_are_no_progress() -> None:
     """What compilers say between the edges is left alone, and an edge that was not foreseen weighs nothing."""
     estimate = Estimate([SMALL, LARGE], SECONDS.__getitem__)
     assert estimate.read("a.cpp:1: warning: [1/2] is odd", STEP) is None
+    assert estimate.read(f"[1/{'9' * 5000}] more than Python makes a number of", STEP) is None
     assert read(estimate, "[1/3] Re-running CMake...").share == 0.0
 
 

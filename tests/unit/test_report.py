@@ -558,6 +558,12 @@ def test_markdown_obeys_nothing_of_what_it_quotes() -> None:
     assert all(line.count("|") - line.count("\\|") in {0, 4, 5} for line in text.splitlines())
 
 
+def test_a_manifest_of_a_machine_without_cores_draws_no_page() -> None:
+    """A reader refuses it before; whoever hands one over by itself gets the same error."""
+    with pytest.raises(CatalogError):
+        render({**a_manifest(), "cores": 0})
+
+
 def test_a_missing_or_foreign_manifest_says_what_to_do(tmp_path: Path) -> None:
     """No traceback for a file that is not there, is cut off, or is another version's."""
     with pytest.raises(UsageError, match="build-stack"):
