@@ -91,12 +91,12 @@ def tables(folder: Path, command: str) -> str:
     )
 
 
-def main(folder: Path, command: str, page: Path = PAGE) -> None:
-    """Put the table into the page."""
+def put(counts: str, page: Path) -> None:
+    """Put counts into a page, in the place of the last ones."""
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}{tables(folder, command)}{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}{counts}{END}{after}", encoding="utf-8")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -105,4 +105,4 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    put(tables(Path(sys.argv[1]), sys.argv[2]), PAGE)

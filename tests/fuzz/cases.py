@@ -1,5 +1,7 @@
 """Hostile input: how many cases, how each is counted, what every one of them must end in, and where cases come from.
 
+`python -m tests.fuzz.cases FILE COMMAND` puts counts into the page.
+
 Most start from a valid document, in which something is changed, left out, said twice or put where it does not belong;
 what is random from the first byte rarely gets past the first line of a parser.
 """
@@ -11,8 +13,10 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections import Counter
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mmstack.errors import MmstackError
+from tests.faults.tally import machine, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 FEW = 15
 CASES = int(os.environ.get("MMSTACK_FUZZ_CASES", "0"))  # of a parser; `nox -s fuzz` sets it
 FILE = os.environ.get("MMSTACK_FUZZ_COUNTS", "")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "hostile-input.md"
 SECONDS = 20.0  # of CPU time, which a busy machine does not take away
 WAITING_SECONDS = 300.0
 TIMERS = {
@@ -130,10 +136,24 @@ def merge(files: Sequence[Mapping[str, int]]) -> dict[str, int]:
 def write_counts(counts: Mapping[str, int], seconds: float) -> str:
     """Write the counts, where they are wanted, and return them in words."""
     if FILE:
-        told = {"cases": sum(counts.values()), "seconds": round(seconds, 1), "parsers": counts}
-        Path(FILE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        Path(FILE).write_text(json.dumps({"seconds": round(seconds, 1), "parsers": counts}), encoding="utf-8")
     lines = [f"{count:8}  {parser}" for parser, count in counts.items()]
     return "\n".join([*lines, f"{sum(counts.values()):8}  cases in all"])
+
+
+def table(counts: Mapping[str, Any], command: str, day: str) -> str:
+    """Return the table of the counts that a command wrote that day."""
+    parsers = counts["parsers"]
+    return "\n".join(
+        [
+            f"Run on {day} by `{command}` on {machine()}:",
+            f"{sum(parsers.values())} cases in {counts['seconds']:.0f} seconds, each of which ended well.",
+            "",
+            *("| parser | cases |", "|---|---|"),
+            *(f"| {parser} | {count} |" for parser, count in sorted(parsers.items())),
+            "",
+        ]
+    )
 
 
 # Words that mean something to somebody: a path, a shell, a terminal, a page, a format, a number, a parser.
@@ -345,3 +365,8 @@ def _with_word(draw: DrawFn, line: str) -> str:
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+if __name__ == "__main__":
+    today = datetime.now(timezone.utc).date().isoformat()
+    put(table(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2], today), PAGE)

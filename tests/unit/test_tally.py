@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.faults.tally import BEGIN, END, PAGE, Tally, main, tables
+import pytest
+
+from tests.faults.tally import BEGIN, END, PAGE, Tally, put, tables
+from tests.fuzz.cases import PAGE as HOSTILE
+from tests.fuzz.cases import table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +35,8 @@ def test_a_page_gets_new_counts_and_keeps_the_rest(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}old\n{END}\nafter\n")
     tally(tmp_path, "test", ended=1)
-    main(tmp_path, "uv run nox -s faults", page)
-    main(tmp_path, "uv run nox -s faults", page)
+    for _ in range(2):
+        put(tables(tmp_path, "uv run nox -s faults"), page)
     text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}Run on ")
     assert text.endswith(f"| killed | 1 | 1 ended | 1 | 0 |\n{END}\nafter\n")
@@ -40,7 +44,15 @@ def test_a_page_gets_new_counts_and_keeps_the_rest(tmp_path: Path) -> None:
     assert "uv run nox -s faults" in text
 
 
-def test_the_real_page_can_be_written() -> None:
-    """It has the place for the counts."""
-    assert PAGE.read_text(encoding="utf-8").count(BEGIN) == 1
-    assert PAGE.read_text(encoding="utf-8").count(END) == 1
+@pytest.mark.parametrize("page", [PAGE, HOSTILE])
+def test_the_real_pages_can_be_written(page: Path) -> None:
+    """They have the place for the counts."""
+    assert page.read_text(encoding="utf-8").count(BEGIN) == 1
+    assert page.read_text(encoding="utf-8").count(END) == 1
+
+
+def test_cases_of_hostile_input_are_a_table() -> None:
+    """By parser, with how many there were in all."""
+    lines = table({"seconds": 9.6, "parsers": {"locks": 2, "ELF files": 40}}, "nox", "2026-11-29").splitlines()
+    assert lines[1] == "42 cases in 10 seconds, each of which ended well."
+    assert lines[-2:] == ["| ELF files | 40 |", "| locks | 2 |"]
