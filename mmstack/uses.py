@@ -155,6 +155,7 @@ def _made(name: str, key: str, verify_key: str) -> Iterator[str]:
     yield f"artifacts/{key}"
     yield f"verified/{verify_key}.json"
     yield f"logs/{name}-{key[:16]}.log"
+    yield f"logs/verify-{name}-{verify_key[:16]}.log"
     yield f"work/verify-{verify_key[:16]}"
 
 

@@ -31,6 +31,7 @@ from mmstack.graph import has_project
 from mmstack.keys import file_digest, key
 from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
+from mmstack.report import write_atomically
 from mmstack.resolve import INDEX_KINDS
 from mmstack.run import is_stopping, run, scrubbed, stop_all
 from mmstack.shapes import amount, load_as
@@ -660,17 +661,23 @@ class Workshop:
         log: Path,
         beside: Sequence[Path] = (),
     ) -> Verification:
-        """Run a suite in an environment made for it from these wheels, and remove that environment."""
+        """Run a suite in an environment made for it from these wheels, and remove that environment.
+
+        What it prints goes to a log of its own key, for another key's may run at the same time; `log` gets a copy.
+        """
         work = self.paths.state / "work" / f"verify-{suite.key[:16]}"
         shutil.rmtree(work, ignore_errors=True)
-        log.unlink(missing_ok=True)
+        own = self.paths.state / "logs" / f"verify-{suite.layer}-{suite.key[:16]}.log"
+        own.unlink(missing_ok=True)
         env = work / "env"
         try:
             needed = [*self.wheels(requirements, interpreter), *layers]
-            self.environments.make(env, interpreter, needed, log=log, beside=beside)
-            return run_suite(suite, env, work, log, self.environ)
+            self.environments.make(env, interpreter, needed, log=own, beside=beside)
+            return run_suite(suite, env, work, own, self.environ)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            if own.exists():
+                write_atomically(log, own.read_text(encoding="utf-8"))
 
     def wheels(self, requirements: Iterable[LockedRequirement], interpreter: Interpreter) -> list[Wheel]:
         """Return the downloaded wheels that serve these requirements."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import signal
 import subprocess
@@ -376,12 +377,18 @@ def test_a_layer_that_cannot_be_imported(built: Checkout) -> None:
 
 
 def test_a_suite_that_fails(built: Checkout) -> None:
-    """Layer and check are named, and no result of it is kept."""
+    """Layer and check are named, no result of it is kept, and what it printed stays when another one passes."""
     built.edit("pipelines/top/verify/test_top.py", ("== 3", "== 4"))
     done = built.build()
     refused(done, 1, "top failed 1 of 2 checks", "test_top::test_mean")
     assert not built.plan()["verify top"]
     assert built.plan()["verify ext"]
+    named = re.search(r"read (\S+\.log)", done.err)
+    assert named is not None
+    built.edit("pipelines/top/verify/test_top.py", ("6]) == 4", "6]) == 3.0"))
+    assert built.build().code == 0
+    assert "1 failed" in Path(named[1]).read_text(encoding="utf-8")
+    assert "1 failed" not in (built.dist / "logs" / "verify-top.log").read_text(encoding="utf-8")
 
 
 def test_a_suite_that_cannot_run(built: Checkout) -> None:
