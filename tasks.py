@@ -526,8 +526,8 @@ def _check_words(words: list[str]) -> None:
 def _refused(words: list[str]) -> UsageError | None:
     program = Program()
     contexts = copy.deepcopy(namespace).to_contexts()  # Invoke takes a task's help from it when it first looks
-    ours = Parser(initial=program.initial_context, ignore_unknown=True).parse_argv(words).unparsed
     try:
+        ours = Parser(initial=program.initial_context, ignore_unknown=True).parse_argv(words).unparsed
         Parser(initial=program.initial_context, contexts=contexts).parse_argv(ours)
     except ParseError as error:
         return _usage_error(error, words)
