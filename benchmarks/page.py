@@ -66,8 +66,9 @@ def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         *TIMES,
         *(f"| {' | '.join(_time(row))} |" for row in rows),
         "",
-        "Medians of rounds, with the least and the most. The noise is what a second copy of upstream's build takes of",
-        "the first, the least and the most of the rounds: a ratio within it is not told apart from 1.",
+        "Medians of rounds, with the least and the most; the ratio is the median of the rounds' ratios. The noise is",
+        "between what such a median lies, in 95 of 100 cases, of a second copy of upstream's build: a ratio within it",
+        "is not told apart from 1.",
     ]
 
 
