@@ -224,8 +224,12 @@ def _filename(link: Link) -> str:
 
 
 def _listed(link: Link) -> str:
-    """Return the sha256 that a page gives for a link, or nothing."""
-    return (link.hash_option or {}).get("sha256", [""])[0].lower()
+    """Return the sha256 that a page gives for a link, or nothing: unearth takes its word for what hashes are."""
+    try:
+        found: object = (link.hash_option or {}).get("sha256", [""])[0]
+    except AttributeError:
+        return ""
+    return found.lower() if isinstance(found, str) else ""
 
 
 def _offer(pin: FilePin, links: Iterable[Link]) -> Offer | None:

@@ -13,9 +13,10 @@ from mmstack.sources.places import redact
 # Only what starts with a letter or a digit may follow where a program could take a dash for an option, and only
 # these transports: git runs a program of any name for `name::address`.
 USER = r"(?:[A-Za-z0-9_][^\s/@\\]*@)?"
+LOGIN = r"(?:[A-Za-z0-9_][^\s/@:\\]*@)?"  # no `::` before the host: git would run what stands before it
 HOST = r"(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])"
 ADDRESS = re.compile(
-    rf"(?P<place>(?:https?|ssh|git)://{USER}{HOST}(?::[0-9]+)?/|file:///|{USER}{HOST}:(?![:/\\]))"
+    rf"(?P<place>(?:https?|ssh|git)://{USER}{HOST}(?::[0-9]+)?/|file:///|{LOGIN}{HOST}:(?![:/\\]))"
     r"(?P<path>[^\s\\?#]*)"
 )
 RULE = re.compile(r"(?P<old>[^\s=]+)\s*=\s*(?P<new>\S+)(?:\s+#.*)?")

@@ -246,7 +246,7 @@ FILENAMES = st.one_of(
     st.just("my_pkg-1.0-py3-none-any.whl"),
     st.sampled_from(["my_pkg-1.0-1-py3-none-any.whl", "my_pkg-é-py3-none-any.whl", "x.whl", "my_pkg-1.0+l-a-b-c.whl"]),
     edited("my_pkg-1.0-py3-none-any.whl").map(
-        lambda text: text.replace("/", "_").replace("\0", "_").strip()[:200] or "w"
+        lambda text: text.replace("/", "_").replace("\0", "_").strip()[:100] or "w"
     ),
 )
 

@@ -42,12 +42,13 @@ def test_a_pinned_file_is_located(server: Server, make_index: MakeIndex) -> None
     assert offers[_pin("my_demo-1.0.tar.gz")].urls == (f"{server.url}/files/my_demo-1.0.tar.gz",)
 
 
-def test_json_pages_are_understood(server: Server, make_index: MakeIndex) -> None:
-    """PEP 691 serves as well as PEP 503."""
+@pytest.mark.parametrize("hashes", [{"sha256": A}, {}, None, " ", 5, {"sha256": 5}])
+def test_json_pages_are_understood(server: Server, make_index: MakeIndex, hashes: object) -> None:
+    """PEP 691 serves as well as PEP 503; hashes that are none are as if there were none: the file is hashed itself."""
     page = {
         "meta": {"api-version": "1.0"},
         "name": "demo",
-        "files": [{"filename": "demo-1.0.zip", "url": "/f/demo-1.0.zip", "hashes": {"sha256": A}}],
+        "files": [{"filename": "demo-1.0.zip", "url": "/f/demo-1.0.zip", "hashes": hashes}],
     }
     server.add("/simple/demo/", json.dumps(page).encode(), "application/vnd.pypi.simple.v1+json")
     offers = make_index(f"{server.url}/simple").locate("demo", [_pin("demo-1.0.zip")])

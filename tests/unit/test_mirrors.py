@@ -152,6 +152,7 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
     [
         "ext::sh -c id",
         "ext::id",
+        "ext::@host:",
         "fd::17/x",
         "https::https://host.test/a",
         "-u./payload",
