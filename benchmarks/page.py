@@ -15,6 +15,12 @@ HEAD = (
     "| case | CPU s | share | limit | | floor, CPU s | wall s | largest process | wheel |",
     "|---|---|---|---|---|---|---|---|---|",
 )
+NOISE = (
+    "Medians of rounds, with the least and the most; the ratio is the median of the rounds' ratios. The noise is",
+    "between what such a median lies, in 95 of 100 cases, of a second copy of upstream's build: a ratio within it",
+    "is not told apart from 1.",
+)
+UNMEASURED = ("Medians of rounds, with the least and the most, and the ratio of the medians.",)
 TIMES = (
     "| call | upstream's build, ms | ours, ms | ours / upstream's | noise | ours is |",
     "|---|---|---|---|---|---|",
@@ -62,14 +68,8 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        *TIMES,
-        *(f"| {' | '.join(_time(row))} |" for row in rows),
-        "",
-        "Medians of rounds, with the least and the most; the ratio is the median of the rounds' ratios. The noise is",
-        "between what such a median lies, in 95 of 100 cases, of a second copy of upstream's build: a ratio within it",
-        "is not told apart from 1.",
-    ]
+    note = NOISE if all("noise" in row for row in rows) else UNMEASURED
+    return [*TIMES, *(f"| {' | '.join(_time(row))} |" for row in rows), "", *note]
 
 
 def _time(row: Mapping[str, Any]) -> list[str]:

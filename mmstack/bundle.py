@@ -23,7 +23,7 @@ from mmstack.errors import PinError, UsageError, did_you_mean
 from mmstack.events import Notice
 from mmstack.host import describe
 from mmstack.keys import file_digest
-from mmstack.model import LockedRequirement
+from mmstack.model import EARLIEST, LockedRequirement
 from mmstack.sources.archive import DAMAGE, FREE_BYTES
 from mmstack.standalone import DESCRIPTION, INSTALLED, SUITES, WHEELS
 from mmstack.store import disk_errors
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from mmstack.workshop import Workshop
 
 SUFFIX = ".tar.gz"
-MOMENT = 315_532_800  # 1980: every file of every bundle is of the same time
 STORED = 0  # wheels are compressed already
 README = """This folder proves the stack '{name}' on this machine. It needs {python}
 ({tag}, {platform}) and no network:
@@ -264,7 +263,7 @@ class Bundler:
 def _member(name: str, size: int) -> tarfile.TarInfo:
     """Return a file of an archive: owner, mode and time are the same on every machine."""
     member = tarfile.TarInfo(name)
-    member.size, member.mtime, member.mode = size, MOMENT, 0o644
+    member.size, member.mtime, member.mode = size, EARLIEST, 0o644
     return member
 
 

@@ -203,7 +203,7 @@ class Engine:
             error = interrupted()
             raise error from None
         except BaseException as problem:
-            error = MmstackError("ended unexpectedly", why=repr(problem))
+            error = MmstackError("ended unexpectedly", why=repr(problem), fix="run it again with `--debug`")
             raise
         finally:
             self.workshop.listener(

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from uv import find_uv_bin
 
+from mmstack.model import EARLIEST
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 LinkMode = Literal["hardlink", "copy"]
 MARKER = ".complete"
 BESIDE = "beside.pth"
-EARLIEST = 315_532_800  # 1980: wheels, being zip files, know no earlier time
 
 
 @dataclass(frozen=True, kw_only=True)

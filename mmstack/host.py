@@ -310,7 +310,7 @@ def _installed(uv: Path, request: str) -> list[tuple[str, Path]]:
         raise HostError(
             "uv does not list the Pythons of this machine",
             why=error.why,
-            fix="correct what uv says, its settings count",
+            fix="correct what uv names: its own settings count",
         ) from error
     listing = next((line for line in output.splitlines() if line.startswith("[")), "[]")
     paths: dict[Path, tuple[str, Path]] = {}

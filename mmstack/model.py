@@ -20,6 +20,7 @@ SourceKind = Literal["wheel", "sdist", "path", "git", "archive", "distro", "inst
 WheelKind = Literal["platform", "library", "pure"]
 ToolkitKind = Literal["system", "wheels", "redist"]
 BUILT = "built"  # the variant of a release that is compiled here for the CPU
+EARLIEST = 315_532_800  # 1980, in seconds since the epoch: no zip archive, so no wheel, can say that a file is older
 EMPTY: Mapping[str, str] = MappingProxyType({})
 
 

@@ -66,8 +66,8 @@ class Session:
         self.engine.workshop.check_hermetic()
         network, _tools = self.engine.workshop.network, self.engine.workshop.tools  # wishes that cannot be are refused
         plan = self._plan(options)
-        until(plan.steps, stop_after)
         if dry_run:
+            until(plan.steps, stop_after, self.engine.cached(plan))
             self.show(plan)
             return
         report = Report(

@@ -14,11 +14,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mmstack.errors import GateError
+from mmstack.model import EARLIEST
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EARLIEST = 315_532_800  # 1980: no zip archive can say that a file is older
 PLAIN, PROGRAM = 0o100644, 0o100755
 RECORD = "RECORD"
 

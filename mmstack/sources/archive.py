@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Literal
 
 from mmstack.errors import ArchiveError, DiskError, HostError
+from mmstack.model import EARLIEST
 from mmstack.store import disk_errors
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ EXTENSIONS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 LONGEST_EXTENSION = 1 << 20
-EARLIEST = 315_532_800  # 1980: wheels, being zip files, know no earlier time
 LATEST = 1 << 32
 
 Kind = Literal["folder", "file", "link"]

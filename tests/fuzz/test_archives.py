@@ -246,7 +246,7 @@ FILENAMES = st.one_of(
     st.just("my_pkg-1.0-py3-none-any.whl"),
     st.sampled_from(["my_pkg-1.0-1-py3-none-any.whl", "my_pkg-é-py3-none-any.whl", "x.whl", "my_pkg-1.0+l-a-b-c.whl"]),
     edited("my_pkg-1.0-py3-none-any.whl").map(
-        lambda text: text.replace("/", "_").replace("\0", "_").strip()[:100] or "w"
+        lambda text: text.replace("/", "_").replace("\0", "_").strip()[:200] or "w"
     ),
 )
 
@@ -268,7 +268,9 @@ def wheels(draw: DrawFn) -> tuple[str, bytes]:
     body = stream.getvalue()
     if draw(st.integers(0, 3)) == 0:
         body = draw(damaged(body))
-    return draw(FILENAMES.filter(lambda name: name not in {"", ".", ".."})), body
+    return draw(
+        FILENAMES.filter(lambda name: name not in {".", ".."} and len(name.encode("utf-8", "replace")) < 256)
+    ), body
 
 
 @fuzz("wheels (gates)", share=2, wheel=wheels(), expected=st.sampled_from([PURE, PURE, NATIVE_RULES]))
