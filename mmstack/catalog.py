@@ -551,13 +551,14 @@ def _conflict(table: Table, flags: tuple[Flag, ...]) -> Conflict:
 
 
 def _gates(table: Table) -> GateRules:
-    table.only("wheel", "top_level", "extensions", "requires", "rpath")
+    table.only("wheel", "top_level", "extensions", "requires", "rpath", "gpu_modules")
     return GateRules(
         wheel=_wheel_kind(table),
         top_level=table.texts("top_level"),
         extensions=table.texts("extensions", ()),
         requires=table.texts("requires", ()),
         rpath=table.texts("rpath", ()),
+        gpu_modules=table.texts("gpu_modules", ()),
     )
 
 

@@ -52,7 +52,11 @@ if TYPE_CHECKING:
 CACHED_CODE = re.compile(r"\.pyc(\.\d+)?$")
 MODULE_NAME = re.compile(r"\.so(\.\d+)*$")
 PURE_TAGS = frozenset({"py3-none-any", "py2-none-any"})
-TOOLKIT_LIBRARY = re.compile(r"lib(cu(?!da\.so)|nv(?!idia-))")  # not the driver's, which is every GPU machine's own
+# not the driver's, which are every GPU machine's own
+TOOLKIT_LIBRARY = re.compile(
+    r"lib(cublas|cudart|cudnn|cudss|cufft|cufile|cupti|curand|cusolver|cusparse|nccl|npp|nvJitLink|nvToolsExt|nvblas|"
+    r"nvfatbin|nvjpeg|nvrtc|nvshmem|nvtx)"
+)
 DRIVER_STUBS = frozenset({"libcuda.so", "libnvidia-ml.so"})
 DRIVER_LIBRARIES = frozenset({"libcuda.so.1", "libnvidia-ml.so.1"})
 DRIVER_SYMBOL = re.compile(r"cu[A-Z]|nvml[A-Z]")  # what these export; the runtime's own names begin with `cuda`
@@ -190,7 +194,8 @@ def _has_to_do(gate: str, wheel: Contents, expected: Expected) -> bool:
 def _with_gpu_code(wheel: Contents, expected: Expected) -> Contents:
     if expected.cuobjdump is None:
         return wheel
-    names = [name for name in wheel.compiled if any(_is_named(name, each) for each in expected.rules.extensions)]
+    patterns = expected.rules.gpu_modules or expected.rules.extensions
+    names = [name for name in wheel.compiled if any(_is_named(name, each) for each in patterns)]
     code = {name: cubins.read_code(expected.cuobjdump, wheel.unpacked / name, wheel.unpacked) for name in names}
     return replace(wheel, gpu_code=code)
 
@@ -464,8 +469,11 @@ def _check_symbols(wheel: Contents, expected: Expected) -> Iterator[str]:
 
 
 def _check_gpu_code(wheel: Contents, expected: Expected) -> Iterator[str]:
+    own = expected.rules.gpu_modules
+    yield from _some("there is no", [each for each in own if not any(_is_named(name, each) for name in wheel.gpu_code)])
+    check = cubins.check_targets if own else cubins.check_code
     for name, code in wheel.gpu_code.items():
-        yield from (f"{name}: {problem}" for problem in cubins.check_code(code, expected.architectures))
+        yield from (f"{name}: {problem}" for problem in check(code, expected.architectures))
 
 
 def _interpreter_module(interpreter: Interpreter) -> Module:

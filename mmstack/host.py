@@ -22,6 +22,7 @@ from mmstack.errors import CommandError, DiskError, HostError, MmstackError, Usa
 from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpreter
 from mmstack.run import run
 from mmstack.shapes import load, misfit, table_of
+from mmstack.standalone import GPU_CHOICE, GPU_QUERY
 from mmstack.toolchains.architectures import parse_architecture
 from mmstack.toolchains.compilers import find_compilers, probe, twin
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 COMPILER_PAIRS = (("cc", "c++"), ("gcc", "g++"), ("clang", "clang++"))
-GPU_QUERY = ("--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader")
 GPU_ANSWER = re.compile(r"(?P<name>.+), *(?P<capability>\d+\.\d), *(?P<driver>\d+(?:\.\d+)+) *", re.ASCII)
 GROUPS_OF_THIS_PROCESS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
@@ -126,6 +126,7 @@ def look(
         compilers=find_compilers(os.environ) if all_compilers else (),
         compiler_named=bool(os.environ.get("CC") or os.environ.get("CXX")),
         uv=version.result()[0],
+        gpu_choice=tuple(f"{name}={os.environ[name]}" for name in GPU_CHOICE if name in os.environ),
         notes={name: note for name, note in notes.items() if note},
     )
 

@@ -297,6 +297,8 @@ class GateRules:
         extensions: file patterns, each of which at least one compiled module must match.
         requires: distributions that the wheel's metadata must name.
         rpath: patterns of the run paths that a compiled module may carry.
+        gpu_modules: file patterns of modules that must hold code for each architecture, while the project itself
+            says which kernels are for which; where there are none, those of `extensions` hold every kernel for each.
     """
 
     wheel: WheelKind
@@ -304,6 +306,7 @@ class GateRules:
     extensions: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     rpath: tuple[str, ...] = ()
+    gpu_modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -580,7 +583,8 @@ class Host:
     """Facts about this machine; sizes in bytes.
 
     `compiler` is the one that CC and CXX (`compiler_named`) or PATH name, `compilers` are all that
-    are here, newest first; `notes` says why a fact is wanting, by its name.
+    are here, newest first; `gpu_choice` is what the user's variables say of which GPUs programs see;
+    `notes` says why a fact is wanting, by its name.
     """
 
     system: str
@@ -594,6 +598,7 @@ class Host:
     uv: str
     compilers: tuple[Compiler, ...] = ()
     compiler_named: bool = False
+    gpu_choice: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 

@@ -726,7 +726,8 @@ def _verify_key(layers: Sequence[LayerPlan], requirements: Sequence[LockedRequir
             "requirements": _files(requirements),
             "expect": dict(layer.expect),
             "cuda": layer.cuda,
-            "gpus": [[gpu.name, gpu.capability] for gpu in host.gpus],
+            "gpus": [[gpu.name, gpu.capability, gpu.driver] for gpu in host.gpus],
+            "gpu_choice": list(host.gpu_choice),
         },
     )
 

@@ -133,7 +133,7 @@ def check_code(contents: GpuContents, wanted: Sequence[Architecture]) -> Iterato
     if not every:
         yield "it holds no GPU code"
         return
-    targets = {f"sm_{item.number}" for item in wanted} | {f"compute_{item.number}" for item in wanted if item.ptx}
+    targets = _targets(wanted)
     for target in sorted(targets, key=_order):
         missing = every - contents.kernels.get(target, Counter())
         if missing == every:
@@ -144,10 +144,23 @@ def check_code(contents: GpuContents, wanted: Sequence[Architecture]) -> Iterato
         yield f"{_spelled(target)}, which was not asked for"
 
 
+def check_targets(contents: GpuContents, wanted: Sequence[Architecture]) -> Iterator[str]:
+    """Yield, in words, what of that which was asked for a module has no kernel for."""
+    held = {target for target, kernels in contents.kernels.items() if kernels}
+    yield from (f"no {_spelled(target)}" for target in sorted(_targets(wanted) - held, key=_order))
+
+
 def summary(contents: GpuContents, module: str) -> tuple[GpuCode, ...]:
     """Return a line for each target of a module, machine code first."""
     targets = sorted(contents.kernels, key=_order)
     return tuple(GpuCode(module=module, target=name, kernels=contents.kernels[name].total()) for name in targets)
+
+
+def _targets(wanted: Iterable[Architecture]) -> set[str]:
+    found = set[str]()
+    for item in wanted:
+        found |= {f"sm_{item.number}", *([f"compute_{item.number}"] if item.ptx else [])}
+    return found
 
 
 def _order(target: str) -> tuple[bool, str, int, str]:

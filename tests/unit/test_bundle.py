@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from mmstack import errors, host, run, standalone
+from mmstack import errors, run, standalone
 from mmstack.bundle import Bundler
 from mmstack.dist import Dist
 from mmstack.errors import DiskError, MmstackError, NetworkError, PinError, UsageError
@@ -702,4 +702,3 @@ def test_the_program_speaks_as_the_engine_does() -> None:
     codes = ("EXIT_FAILED", "EXIT_USAGE", "EXIT_HOST", "EXIT_PIN", "EXIT_INTERRUPTED")
     assert [getattr(standalone, name) for name in codes] == [getattr(errors, name) for name in codes]
     assert standalone.KEPT_VARIABLES == run.KEPT_VARIABLES
-    assert standalone.GPU_QUERY == host.GPU_QUERY

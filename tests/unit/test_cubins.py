@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mmstack.errors import GateError, HostError
 from mmstack.model import Architecture, GpuCode
-from mmstack.toolchains.cubins import GpuContents, Listing, check_code, read_code, summary
+from mmstack.toolchains.cubins import GpuContents, Listing, check_code, check_targets, read_code, summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -299,3 +299,11 @@ def test_what_a_real_compiler_made(tmp_path: Path) -> None:
     }
     (problem,) = check_code(contents, [portable])
     assert problem == f"code for sm_{old.number}, which was not asked for"
+
+
+def test_a_project_may_choose_its_kernels_for_each_gpu() -> None:
+    """As torch does, of whose kernels some are for one architecture alone; but each asked for has some."""
+    contents = _contents(sm_80=(NMS, ROI), sm_90=(NMS,), sm_90a=(HIDDEN,))
+    assert list(check_targets(contents, [HOPPER])) == []
+    assert list(check_targets(contents, [HOPPER, PORTABLE])) == ["no code for sm_120", "no PTX for compute_120"]
+    assert list(check_targets(GpuContents(), [HOPPER])) == ["no code for sm_90"]

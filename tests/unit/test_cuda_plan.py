@@ -169,6 +169,20 @@ def test_a_visible_gpu_is_what_native_means(gpu: Miniature) -> None:
     assert [str(item) for item in found.architectures] == ["9.0"]
 
 
+def test_what_was_verified_on_one_gpu_is_verified_on_another(gpu: Miniature) -> None:
+    """Also where another driver, or the user's choice among the GPUs, is all that is new."""
+    card = Gpu(name="card", capability="9.0", driver="570")
+    hosts = [
+        replace(MACHINE, gpus=()),
+        replace(MACHINE, gpus=(card,)),
+        replace(MACHINE, gpus=(replace(card, driver="580"),)),
+        replace(MACHINE, gpus=(card,), gpu_choice=("CUDA_VISIBLE_DEVICES=",)),
+    ]
+    layers = [gpu.plan(asked(), host=host, toolkit=TOOLKIT).layer("ext") for host in hosts]
+    assert len({layer.verify_key for layer in layers}) == len(hosts)
+    assert len({layer.key for layer in layers}) == 1
+
+
 def test_what_a_python_holds_is_built_against_and_not_built(gpu: Miniature) -> None:
     """Its release counts for patches and names, its files for keys; there is no step for it but to verify it."""
     gpu.put("pipelines/base/installed.py", "")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from mmstack.builders.enclose import check_members
 from mmstack.elf import most_likely, read_module, system_folders
 from mmstack.errors import DiskError, GateError, HostError
 from mmstack.gates import Expected, check_unchanged, check_wheel, planned_version, snapshot
-from mmstack.model import FilePin, GateRules, Interpreter
+from mmstack.model import Architecture, FilePin, GateRules, Interpreter
+from mmstack.toolchains import cubins
+from mmstack.toolchains.cubins import GpuContents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -639,3 +642,31 @@ def test_a_waived_gate_may_fail_and_is_not_claimed(tmp_path: Path, lab: Lab) -> 
     expected = replace(EXPECTED, libraries=(lab.below,), version="2.0", waived=frozenset({"metadata"}))
     assert check_wheel(wheel, expected).gates == tuple(name for name in ALL_GATES if name != "metadata")
     assert "record" in refusal(replace(pure(), record="").write(tmp_path), replace(PURE, waived=frozenset({"tag"})))
+
+
+@pytest.mark.parametrize(
+    ("modules", "problem"),
+    [((), "lacks 1 of 2 kernels"), (("pkg/_ext*.so",), ""), (("pkg/_gpu*.so",), "there is no: pkg/_gpu*.so")],
+)
+def test_a_recipe_may_name_the_modules_that_hold_gpu_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: tuple[str, ...], problem: str
+) -> None:
+    """Of these it is the project's own business which kernels are for which GPU; but they must be there."""
+    code = GpuContents(kernels={"sm_80": Counter(["a", "b"]), "sm_90": Counter(["a"])})
+    monkeypatch.setattr(cubins, "read_code", lambda *_args: code)
+    wheel = native(compiled(tmp_path, "m.so", "void *PyInit__ext(void) { return 0; }").read_bytes()).write(tmp_path)
+    asked = tuple(Architecture(major=major, minor=0) for major in (8, 9))
+    expected = replace(EXPECTED, architectures=asked, cuobjdump=Path("cuobjdump"))
+    expected = replace(expected, rules=replace(RULES, gpu_modules=modules))
+    if problem:
+        assert problem in refusal(wheel, expected)
+    else:
+        assert "gpu-code" in check_wheel(wheel, expected).gates
+
+
+def test_a_library_of_the_system_is_no_toolkits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many names begin like those of CUDA's."""
+    web = compiled(tmp_path / "system", "libcurl.so.4", *RUNTIME[1:2], "-Wl,-soname,libcurl.so.4")
+    monkeypatch.setattr(gates, "system_folders", lambda: (web.parent, *system_folders()))
+    wheel = native(compiled(tmp_path, "m.so", EXTENSION, str(web)).read_bytes()).write(tmp_path)
+    assert check_wheel(wheel, EXPECTED).gates == ALL_GATES

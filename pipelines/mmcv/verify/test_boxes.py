@@ -257,6 +257,8 @@ def test_nms_rotated(device: torch.device, dtype: torch.dtype, threshold: float)
         dets, indices = ops.nms_rotated(boxes.to(device), scores.to(device), threshold, clockwise=clockwise)
         assert indices.tolist() == kept
         close(dets, torch.cat([boxes, scores[:, None]], dim=1)[kept])
+    labels = torch.arange(40, device=device)  # with them boxes lie otherwise in memory; no kernel compares them
+    assert ops.nms_rotated(boxes.to(device), scores.to(device), threshold, labels, clockwise=False)[1].tolist() == kept
     assert ops.nms_rotated(boxes[:0].to(device), scores[:0].to(device), threshold)[0].shape == (0, 5)
 
 
@@ -273,6 +275,8 @@ def test_nms_quadri(device: torch.device, dtype: torch.dtype, threshold: float) 
     dets, indices = ops.nms_quadri(boxes.to(device), scores.to(device), threshold)
     assert indices.tolist() == kept
     close(dets, torch.cat([boxes, scores[:, None]], dim=1)[kept])
+    labels = torch.arange(40, device=device)  # as for rotated boxes
+    assert ops.nms_quadri(boxes.to(device), scores.to(device), threshold, labels)[1].tolist() == kept
     assert ops.nms_quadri(boxes[:0].to(device), scores[:0].to(device), threshold)[0].shape == (0, 8)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference_points as reference
 import torch
-from checks import close, on_cpu
+from checks import close, on_cpu, on_gpu
 from mmcv import ops
 from torch import Tensor
 
@@ -130,6 +130,21 @@ def test_hard_voxelization(device: torch.device, dtype: torch.dtype, max_points:
     for i, each in enumerate(expected.values()):
         filled[i, : len(each)] = each
     close(voxels, torch.from_numpy(filled), 0)
+
+
+@pytest.mark.kernels("hard_voxelize_forward")
+@on_gpu
+def test_hard_voxelization_in_any_order(device: torch.device) -> None:
+    """Where no order is asked for, all cells are there, each with as many of its points as it takes, and zeros."""
+    points = cloud(400)
+    expected = reference.voxelize(points.double().numpy(), SIZE, BOUNDS, len(points), 500)
+    voxels, cells, counts = ops.voxelization(points.to(device), SIZE, BOUNDS, 3, 500, False)  # noqa: FBT003  # no names
+    assert sorted(tuple(cell) for cell in cells.tolist()) == sorted(expected)
+    for voxel, cell, count in zip(voxels.tolist(), cells.tolist(), counts.tolist(), strict=True):
+        there, taken = {tuple(point) for point in expected[tuple(cell)]}, {tuple(point) for point in voxel[:count]}
+        assert count == len(taken) == min(3, len(there))
+        assert taken <= there
+        assert not any(map(any, voxel[count:]))
 
 
 @pytest.mark.kernels("hard_voxelize_forward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import reference_features as reference
 import torch
-from checks import close, floats, floats_and_half, on_cpu, same
+from checks import close, floats, floats_and_half, on_cpu, on_gpu, same
 from mmcv import ops
 from torch import Tensor
 
@@ -118,6 +118,23 @@ def test_roi_align_rotated(
         # Rotated coordinates are not exact in float16; up to four pixels of slope 5 hang on each.
         0.2 if dtype is torch.float16 else None,
     )
+
+
+@on_gpu
+def test_roi_align_rotated_on_a_stream_of_its_own(device: torch.device) -> None:
+    """Its kernels run there: on the default one, which is busy, they would not be done when the results are read."""
+    torch.cuda.synchronize()
+    torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]  # noqa: SLF001  # clock cycles; it has no public name
+    with torch.cuda.stream(torch.cuda.Stream()):
+        same(
+            lambda image: ops.roi_align_rotated(image, ROTATED.to(image), (3, 2), 0.5, 2),
+            lambda image: reference.roi_align_rotated(
+                image, ROTATED.to(image), (3, 2), 0.5, 2, aligned=True, clockwise=False
+            ),
+            [features(2, 3, 7, 9)],
+            torch.float32,
+            device,
+        )
 
 
 BEZIERS = torch.tensor(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,6 +32,10 @@ def _extension(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Compile the operator with this machine's compiler and load it into PyTorch."""
     if find_spec("setuptools") is None:
         pytest.skip("not run: the environment has no setuptools, which old releases of PyTorch do not require")
+    if not any(map(shutil.which, filter(None, [os.environ.get("CXX"), "c++", "g++"]))):
+        pytest.skip("not run: there is no C++ compiler")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        pytest.skip("not run: this Python's headers are not installed")
     folder = tmp_path_factory.mktemp("extension")
     (folder / "setup.py").write_text(SETUP, encoding="utf-8")
     command = [sys.executable, "setup.py", "build_ext", "--build-lib", "lib", "--build-temp", "temp"]
