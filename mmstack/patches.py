@@ -42,8 +42,11 @@ def apply(patch: Patch, tree: Path) -> None:
         if content is None:
             path.unlink()
         else:
+            date = path.stat().st_mtime_ns if path.exists() else None
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode("utf-8", "surrogateescape"))
+            if date is not None:
+                os.utime(path, ns=(date, date))  # the tree may have its own date from this file
 
 
 def is_applied(patch: Patch, tree: Path) -> bool:
@@ -212,6 +215,6 @@ def _error(patch: Patch, what: str, why: str) -> PatchError:
     return PatchError(
         f"patch '{patch.id}' {what}",
         why=why,
-        fix="make it anew with `invoke patches.edit` and `patches.save`, or narrow its range in "
-        f"patches/{patch.file.parent.name}/series.toml",
+        fix=f"narrow its range in patches/{patch.file.parent.name}/series.toml, or remove its entry there and make it "
+        "anew with `invoke patches.edit` and `patches.save`",
     )

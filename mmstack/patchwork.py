@@ -12,9 +12,10 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from mmstack import constraints, patches
-from mmstack.errors import HostError, PatchError, UsageError
+from mmstack.errors import HostError, MmstackError, PatchError, UsageError
 from mmstack.keys import file_digest
 from mmstack.model import Patch, Source
+from mmstack.report import write_atomically
 from mmstack.resolve import BUILT_KINDS
 from mmstack.shapes import load_as
 
@@ -135,10 +136,14 @@ def edit(workshop: Workshop, catalog: Catalog, recipe: RecipeData, version: str,
             f"{folder / 'tree'} is there from an earlier edit",
             fix=f"save it with `invoke patches.save {recipe.name} NAME`, or remove {folder}",
         )
-    base = _patched(workshop, catalog, release(recipe, version, kind), folder)
-    shutil.copytree(base, folder / "tree", symlinks=True)
-    base.rename(folder / "base")
-    (folder / "edit.json").write_text(json.dumps({"version": version}), encoding="utf-8")
+    with workshop.scratch("edit") as scratch:
+        new = scratch / "new"
+        base = _patched(workshop, catalog, release(recipe, version, kind), scratch / "source")
+        shutil.copytree(base, new / "tree", symlinks=True)
+        base.rename(new / "base")
+        (new / "edit.json").write_text(json.dumps({"version": version}), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.rename(folder)
     return folder / "tree"
 
 
@@ -167,10 +172,10 @@ def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, re
     patch.file.write_bytes(f"{_header(patch, name)}{body}".encode("utf-8", "surrogateescape"))
     try:
         patches.changed_files(patch, folder / "base")
-    except PatchError:
+        _append(series, patch)
+    except MmstackError:
         patch.file.unlink()
         raise
-    _append(series, patch)
     shutil.rmtree(folder)
     return patch.file
 
@@ -204,18 +209,15 @@ def _header(patch: Patch, name: str) -> str:
 
 
 def _prove(workshop: Workshop, catalog: Catalog, wanted: Release, names: tuple[str, ...]) -> Proof:
-    folder = workshop.paths.state / "work" / f"prove-{wanted.name}-{wanted.version}-{wanted.source.kind}"
     try:
-        _patched(workshop, catalog, wanted, folder)
+        with workshop.scratch("prove") as folder:
+            _patched(workshop, catalog, wanted, folder / "tree")
     except HostError as error:
         return Proof(release=wanted, patches=names, trouble=error.what)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Proof(release=wanted, patches=names)
 
 
 def _patched(workshop: Workshop, catalog: Catalog, wanted: Release, folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
     tree = lay_out(workshop, wanted, folder)
     for patch in _in_range(catalog, wanted):
         patches.apply(patch, tree)
@@ -299,4 +301,4 @@ def _append(series: Path, patch: Patch) -> None:
         "sha256": file_digest(patch.file),
     }
     lines = "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in entry.items())
-    series.write_text(f"{text.rstrip()}\n\n[[patch]]\n{lines}", encoding="utf-8")
+    write_atomically(series, f"{text.rstrip()}\n\n[[patch]]\n{lines}")

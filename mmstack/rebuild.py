@@ -68,6 +68,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
     """
     try:
         asked = Options(**manifest["options"])
+        asked.request()  # refuses what is no text
         minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
         stack = manifest["stack"]["name"]
         toolkit = manifest["toolkit"]

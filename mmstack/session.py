@@ -67,8 +67,7 @@ class Session:
         network, _tools = self.engine.workshop.network, self.engine.workshop.tools  # wishes that cannot be are refused
         plan = self._plan(options)
         if dry_run:
-            until(plan.steps, stop_after, self.engine.cached(plan))
-            self.show(plan)
+            self.show(replace(plan, steps=until(plan.steps, stop_after, self.engine.cached(plan))))
             return
         report = Report(
             dist=self.paths.dist,
@@ -345,7 +344,8 @@ class Session:
         digests = {}
         for title, release in taken.items():
             sources.fetch(release)
-            digests[title] = sources.digests(release, self.paths.state / "work" / f"digests-{stack.name}")
+            with self.engine.workshop.scratch("digests") as folder:
+                digests[title] = sources.digests(release, folder / "tree")
         return replace(lock, trees=digests)
 
     def compare_sources(self, layer: str, kinds: tuple[str, str], version: str, mirror: str) -> None:
@@ -356,16 +356,12 @@ class Session:
         self._take_mirror(mirror)
         version = version or next(iter(recipe.releases), "")
         releases = [patchwork.release(recipe, version, kind) for kind in kinds]
-        work = self.paths.state / "work" / f"compare-{layer}-{version}"
-        shutil.rmtree(work, ignore_errors=True)
-        try:
+        with workshop.scratch("compare") as work:
             laid_out = [
                 patchwork.lay_out(workshop, release, work / f"{number}-{release.source.kind}")
                 for number, release in enumerate(releases)
             ]
             found = trees.difference(*laid_out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         same = f"{layer} {version} is the same from {' and '.join(kinds)}"
         self.console.text("\n".join(trees.lines(found, kinds)) or same)
         self.console.document({"layer": layer, "version": version, "kinds": kinds, **vars(found)})

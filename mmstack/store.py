@@ -18,7 +18,7 @@ from mmstack.run import interrupted, is_stopping
 from mmstack.shapes import ARTIFACT, VERIFICATION, load_as
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from mmstack.events import Listener
@@ -40,12 +40,45 @@ def disk_errors(folder: Path) -> Iterator[None]:
             why = f"{os.strerror(number)}: {folder}" if number else ""
         if number not in DISK_ERRORS:
             raise
+        if number in {errno.EACCES, errno.EPERM}:  # also of what was to be read
+            raise DiskError(f"cannot use {folder}", why=why, fix="make it readable and writable") from error
         full = number in {errno.ENOSPC, errno.EDQUOT}
         raise DiskError(
             f"cannot write below {folder}",
             why=why,
             fix="free some space, or move the state with MMSTACK_HOME" if full else "make the folder writable",
         ) from error
+
+
+@contextmanager
+def held(file: Path, what: str, tell: Listener, halted: Callable[[], bool] = is_stopping) -> Iterator[None]:
+    """Hold a lock file against other runs; a dead run's lock is free.
+
+    Args:
+        file: the lock.
+        what: what is waited for, in words, where another run holds it.
+        tell: who is told so.
+        halted: says that there is no use in waiting any longer.
+
+    Raises:
+        InterruptedRunError: `halted` says so.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - a run that does nothing starts sooner without
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(Waiting(what=what))
+        try:
+            lock.acquire(cancel_check=halted)
+        except Timeout:
+            raise interrupted() from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def discard(folder: Path) -> None:
@@ -94,23 +127,8 @@ class Store:
         Raises:
             InterruptedRunError: we are stopping.
         """
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - a run that does nothing starts sooner without
-
-        folder = self.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.listener(Waiting(what=name))
-            try:
-                lock.acquire(cancel_check=is_stopping)
-            except Timeout:
-                raise interrupted() from None
-        try:
+        with held(self.root / "locks" / f"{name}.lock", name, self.listener):
             yield
-        finally:
-            lock.release()
 
     def find(self, key: str) -> Artifact | None:
         """Return the artifact of a key if it is here, and is what its record says; another is told of.

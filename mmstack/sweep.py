@@ -38,7 +38,7 @@ PLACES: Mapping[Kind, str] = {
     "rebuild": "rebuild/*",
 }
 SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan needs them shows only while it runs
-HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*")
+HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*", "work/.*", "*/.new-*")
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 1 << 10,
     "MIB": 1 << 20,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmstack import hermetic
@@ -28,7 +29,7 @@ from mmstack.envs import Environments, Wheel, site_packages
 from mmstack.errors import ChangedError, GateError, HermeticError, NetworkError, PatchError, PinError, UsageError
 from mmstack.events import ArtifactStored, CacheUsed, LayerVerified, Notice
 from mmstack.graph import has_project
-from mmstack.keys import file_digest, key
+from mmstack.keys import digest, file_digest, key
 from mmstack.model import StepKind
 from mmstack.recipes import load_recipe
 from mmstack.report import write_atomically
@@ -42,7 +43,7 @@ from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import Mirror
 from mmstack.sources.provide import Sources, folder_digest
 from mmstack.standalone import suite_facts
-from mmstack.store import Store, discard, write_json
+from mmstack.store import Store, discard, disk_errors, write_json
 from mmstack.toolchains import architectures, caches, distribution, redist, sysroot, system, wheels
 from mmstack.uses import Uses
 from mmstack.verify import Suite, run_suite, toolkit_facts
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from mmstack.sources.places import Offer
 
 LOOKUPS = 8
+SOURCES = ("downloads/", "repositories/", "work/")  # what a tree is laid out of, and where
 
 
 @dataclass(kw_only=True)
@@ -102,6 +104,15 @@ class Workshop:
     def uses(self) -> Uses:
         """Return who uses what of the state."""
         return Uses(self.paths.state / "uses", self.tell)
+
+    @contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """Yield a folder of nobody else's, which `invoke gc` leaves alone until it is gone at the end."""
+        work = self.paths.state / "work"
+        with disk_errors(work):
+            work.mkdir(parents=True, exist_ok=True)
+            with self.uses.claim(SOURCES), TemporaryDirectory(prefix=f".{purpose}-", dir=work) as folder:
+                yield Path(folder)
 
     @cached_property
     def store(self) -> Store:
@@ -285,6 +296,7 @@ class Workshop:
         """Return the folder of a plan's CUDA toolkit in NVIDIA's layout, made where it is not there yet."""
         name = f"cuda-{toolkit.version}-{toolkit.kind}-{toolkit.identity[:16]}"
         name += f"-{plan.interpreter.tag}" if toolkit.kind == "wheels" else ""
+        name += f"-{digest(str(toolkit.home))[:8]}" if toolkit.home else ""  # the same nvcc may lie in two places
         place = self.paths.state / "toolkits" / name
         with self.store.lock(name):
             if toolkit.home is not None:

@@ -17,7 +17,7 @@ def lay_out(folder: Path) -> Path:
     root.mkdir(parents=True)
     for name in COPIED:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile)(ROOT / name, root / name)
-    for kept in ("downloads", "git"):
+    for kept in ("downloads", "repositories"):
         if (own_state() / kept).exists():
             shutil.copytree(own_state() / kept, folder / "state" / kept, copy_function=_link)
     return root

@@ -194,8 +194,8 @@ def remove_staged(tree: Path) -> None:
 
 
 def newest_time(tree: Path) -> int:
-    """Return the tree's date, in seconds since the epoch: that of its setup file, which no build rewrites."""
-    for name in ("PKG-INFO", "pyproject.toml", "setup.py"):
+    """Return the tree's date, in seconds since the epoch: that of its setup file, which no patch or build rewrites."""
+    for name in ("PKG-INFO", "pyproject.toml", "setup.py", "CMakeLists.txt"):
         if (tree / name).exists():
             return int((tree / name).stat().st_mtime)
     return int(tree.stat().st_mtime)

@@ -39,6 +39,9 @@ KILLED = re.compile(
     | \bsignal:\ 9\ \(SIGKILL\)                                        # sccache
     | ^(?:\S+:\ )?(?:line\ \d+:\ +)?(?:\d+\ )?Killed\b(?!:)            # the shell
     | \bout\ of\ memory\ allocating\ \d+\ bytes | \bvirtual\ memory\ exhausted\b
+    | ^LLVM\ ERROR:\ out\ of\ memory | ^ptxas\ fatal\s*:\ Memory\ allocation\ failure
+    | ^terminate\ called\ after\ throwing\ an\ instance\ of\ 'std::bad_alloc'
+    | \bld(?:\.\w+)?:\ .*(?:memory\ exhausted|Cannot\ allocate\ memory)
     """,
     re.VERBOSE,
 )

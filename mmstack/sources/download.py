@@ -11,12 +11,12 @@ from typing import IO, TYPE_CHECKING
 
 from mmstack.digests import Digests
 from mmstack.errors import NetworkError, PinError
-from mmstack.events import DownloadProgress, Notice, Waiting, ignore
+from mmstack.events import DownloadProgress, Notice, ignore
 from mmstack.model import FilePin
 from mmstack.run import interrupted
 from mmstack.sources.crew import at_once
 from mmstack.sources.places import CHUNK, RETRY_PAUSES, PlaceError, redact, wheel_rank
-from mmstack.store import disk_errors
+from mmstack.store import disk_errors, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -177,23 +177,9 @@ class _Crew:
     @contextmanager
     def locked(self, pin: FilePin) -> Iterator[None]:
         """Hold a digest against other runs; a dead run's lock is free."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - see Store.lock
-
-        folder = self.downloads.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / pin.sha256)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.say(Waiting(what=f"another download of {pin.filename}"))
-            try:
-                lock.acquire(cancel_check=self.halted)
-            except Timeout:
-                raise interrupted() from None
-        try:
+        what = f"another download of {pin.filename}"
+        with held(self.downloads.root / ".locks" / pin.sha256, what, self.say, self.halted):
             yield
-        finally:
-            lock.release()
 
     def from_places(self, offer: Offer, part: Path) -> None:
         """Fill the part from the first place that has the right file."""

@@ -15,13 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from mmstack.errors import CommandError, NetworkError, PinError
-from mmstack.events import DownloadProgress, Notice, Waiting
-from mmstack.run import interrupted, is_stopping
+from mmstack.events import DownloadProgress, Notice
+from mmstack.run import is_stopping
 from mmstack.sources.archive import settle, unpack
 from mmstack.sources.gitcommand import REMOTE, Git, RemoteError, said
 from mmstack.sources.mirrors import ADDRESS, fault, stem
 from mmstack.sources.places import redact
-from mmstack.store import disk_errors
+from mmstack.store import disk_errors, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -261,6 +261,8 @@ class Repositories:
             try:
                 self._git.local(repository, *words)
             except CommandError as error:
+                if error.status < 0 or self._git.sound(repository):  # git was ended, or lacks something else
+                    raise
                 shutil.rmtree(repository)
                 raise PinError(
                     f"what was here of {item.title} is damaged",
@@ -292,23 +294,10 @@ class _Shelf:
     @contextmanager
     def locked(self, item: Submodule, halted: Callable[[], bool]) -> Iterator[Path]:
         """Hold a repository against other runs; a dead run's lock is free."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - see Store.lock
-
-        repository, folder = self.path(item), self.root / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / repository.name)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.listener(Waiting(what=f"another run's use of {item.name}"))
-            try:
-                lock.acquire(cancel_check=halted)
-            except Timeout:
-                raise interrupted() from None
-        try:
+        repository = self.path(item)
+        lock = self.root / ".locks" / repository.name
+        with held(lock, f"another run's use of {item.name}", self.listener, halted):
             yield repository
-        finally:
-            lock.release()
 
     def prepare(self, repository: Path) -> None:
         """Make a repository, or mend it: a server leaves out whatever a repository claims to have."""

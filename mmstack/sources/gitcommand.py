@@ -104,7 +104,7 @@ class Git:
             RemoteError: the server said nothing for too long, or not what it should.
             InterruptedRunError: `halted` says that it is over.
         """
-        heard = time.monotonic()
+        heard, silent = time.monotonic(), False
 
         def hear(line: str) -> None:
             nonlocal heard
@@ -112,7 +112,9 @@ class Git:
             on_line(line)
 
         def doomed() -> bool:
-            return halted() or time.monotonic() - heard > self.patience
+            nonlocal silent
+            silent = time.monotonic() - heard > self.patience
+            return silent or halted()
 
         argv = [self._program, f"--git-dir={repository}", *words]
         try:
@@ -120,9 +122,17 @@ class Git:
         except CommandError as error:
             if halted():
                 raise interrupted() from None
-            if error.status < 0:
+            if silent:
                 raise RemoteError(f"it said nothing for {self.patience:g} s") from None
             raise RemoteError(said(error), passing=True) from None
+
+    def sound(self, repository: Path) -> bool:
+        """Return whether git finds nothing wrong with what is there; it reads all of it."""
+        try:
+            self.local(repository, "fsck", "--no-dangling", "--no-progress")
+        except CommandError:
+            return False
+        return True
 
     def whole(self, repository: Path, what: str) -> bool:
         """Return whether all that the tree of a commit consists of is there; `--all` for all commits fetched."""

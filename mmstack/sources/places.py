@@ -46,17 +46,12 @@ class PlaceError(Exception):
 class Offer:
     """A pinned file and every place that offers it, in the order in which to try them.
 
-    The addresses may carry credentials: only `redacted` is fit to be shown.
+    The addresses may carry credentials: only what `redact` makes of them is fit to be shown.
     """
 
     pin: FilePin
     urls: tuple[str, ...] = field(repr=False)
     size: int | None = None
-
-    @property
-    def redacted(self) -> tuple[str, ...]:
-        """Return the addresses without credentials."""
-        return tuple(redact(url) for url in self.urls)
 
 
 def expanded(text: str, option: str) -> Path:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mmstack.errors import NetworkError, PinError, UsageError
+from mmstack.errors import ChangedError, NetworkError, PinError, UsageError
 from mmstack.lock import tree_name
 from mmstack.sources import trees
 from mmstack.sources.archive import tree_digest, unpack
@@ -14,8 +18,7 @@ from mmstack.sources.download import out_of_reach
 from mmstack.sources.places import Offer, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from mmstack.events import Listener
     from mmstack.model import DistroPackage, DistroPin, FilePin, Part, RecipeData, Source
@@ -120,7 +123,8 @@ class Sources:
         into.parent.mkdir(parents=True, exist_ok=True)
         source = layer.source
         if source.path is not None:
-            shutil.copytree(source.path, into, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+            with _unchanging(layer.name, source.path):
+                shutil.copytree(source.path, into, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
             return into, []
         if source.git:
             return into, [item.path for item in self.repositories.lay_out(source.git, into)]
@@ -187,8 +191,39 @@ def folder_digest(name: str, path: Path) -> str:
     """Return the digest of a folder that the user works on.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or what it holds is elsewhere.
+        ChangedError: a file went away meanwhile.
     """
     if not path.is_dir():
         raise UsageError(f"--source {name}=path:{path}: there is no such folder", fix="correct the path")
-    return tree_digest(path, ignore=lambda name: name.rsplit("/", 1)[-1] in NOT_SOURCE)
+    if link := next(_links_out(path), None):
+        raise UsageError(
+            f"--source {name}=path:{path}: {link} leads out of the folder",
+            why="a change of what it leads to would go unnoticed",
+            fix="put there what it leads to, or a relative link to what is in the folder",
+        )
+    with _unchanging(name, path):
+        return tree_digest(path, ignore=lambda name: name.rsplit("/", 1)[-1] in NOT_SOURCE)
+
+
+def _links_out(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in NOT_SOURCE]
+        for link in (Path(folder, name) for name in (*folders, *files) if name not in NOT_SOURCE):
+            if link.is_symlink():
+                target = link.readlink()
+                if target.is_absolute() or not Path(os.path.normpath(link.parent / target)).is_relative_to(root):
+                    yield link
+
+
+@contextmanager
+def _unchanging(name: str, path: Path) -> Iterator[None]:
+    """Let a file that goes away while its folder is read, such as an editor's own, be an error that says so."""
+    try:
+        yield
+    except (FileNotFoundError, shutil.Error) as error:  # the latter of copying: texts of all that went wrong
+        if os.strerror(errno.ENOENT) not in str(error):
+            raise
+        raise ChangedError(
+            f"the folder of {name} changed while it was read", why=str(error), fix=f"let {path} be, then run again"
+        ) from error

@@ -147,13 +147,24 @@ def variables(cache: Cache, base: Path, environ: Mapping[str, str]) -> dict[str,
 
     The user's own settings for a cache on other machines are among them: nobody may print these values.
     Headers are not precompiled: gcc's are never the same twice, and nothing compiled with them is found again.
+
+    Raises:
+        UsageError: an address among them cannot be read.
     """
     launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": str(cache.program) for language in LANGUAGES[cache.kind]}
     launchers["CMAKE_DISABLE_PRECOMPILE_HEADERS"] = "ON"
     if cache.kind == "sccache":
         return launchers
+    theirs = {name: value for name, value in environ.items() if name.startswith(REMOTE)}
+    for name, value in theirs.items():
+        if name in PLACES["ccache"] and not all(_is_address(word.partition("|")[0]) for word in value.split()):
+            raise UsageError(
+                f"{name} holds an address that cannot be read",
+                why="ccache would repeat it in an error, and with it what may be a password",
+                fix="write a `/`, `@`, `:` or `#` of a password as `%2F`, `%40`, `%3A` or `%23`",
+            )
     return {
-        **{name: value for name, value in environ.items() if name.startswith(REMOTE)},
+        **theirs,
         **launchers,
         "CCACHE_DIR": str(cache.folder),
         "CCACHE_BASEDIR": str(base),
@@ -260,6 +271,15 @@ def _wait_for(socket: Path, thread: threading.Thread, failed: Sequence[Exception
             fix = "see that its storage on other machines can be reached, correct its settings, or take another cache"
             raise HostError("sccache does not start", why=why, fix=fix)
         time.sleep(0.02)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return "@" not in text or "@" in parts.netloc
 
 
 def _without(settings: Mapping[str, str], text: str) -> str:

@@ -106,6 +106,7 @@ def test_a_dry_run_builds_nothing(fresh: Checkout) -> None:
     done = fresh.build("--dry-run")
     assert done.code == 0, done.text
     assert "to do" in done.out
+    assert "verify" not in fresh.build("--dry-run", "--stop-after", "gate").out
     written = {path.removeprefix(f"{fresh.root}/") for path in set(times(fresh.root)) - set(before)}
     assert {path for path in written if "__pycache__" not in path} <= {".mmstack", ".mmstack/pythons.json"}
 

@@ -22,7 +22,7 @@ import pytest
 from filelock import FileLock
 
 from mmstack import run
-from mmstack.errors import DiskError, HostError, InterruptedRunError, MmstackError, NetworkError, PinError
+from mmstack.errors import CommandError, DiskError, HostError, InterruptedRunError, MmstackError, NetworkError, PinError
 from mmstack.events import DownloadProgress, Event, Notice, Waiting
 from mmstack.model import GitPin
 from mmstack.sources.archive import tree_digest
@@ -604,6 +604,28 @@ def test_a_full_disk_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
     program(bench, monkeypatch, full)
     bench.fail(DiskError)
     assert bench.sleeps == []
+
+
+def test_a_git_that_is_killed_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fetched is not damaged by it; and a server that git was ended at is asked again."""
+    wanted = tree_digest(bench.tree("wanted"))
+    with monkeypatch.context() as patch:
+        program(bench, patch, 'case "$*" in *archive*) kill -9 $$;; esac')
+        with pytest.raises(CommandError):
+            bench.repositories().lay_out(bench.pin, bench.folder / "tree")
+    assert bench.repositories().has(bench.pin)
+    bench.repositories().lay_out(bench.pin, bench.folder / "tree")
+    assert tree_digest(bench.folder / "tree") == wanted
+
+
+def test_a_fetch_that_is_killed_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no server that says nothing."""
+    once = bench.folder / "once"
+    text = f'case "$*" in *" fetch "*) [ -e {once} ] || {{ touch {once}; kill -9 $$; }};; esac'
+    program(bench, monkeypatch, text)
+    bench.fetch()
+    assert bench.repositories().has(bench.pin)
+    assert len(bench.sleeps) == 1
 
 
 # --- behind a web server ---------------------------------------------------------------------------------------

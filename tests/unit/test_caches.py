@@ -117,6 +117,25 @@ def test_the_users_remote_storage_is_kept_and_the_rest_is_ours(machine: Machine)
     assert "secret" not in repr(cache)
 
 
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [
+        ("redis://:s3c/ret@host:6379", False),
+        ("redis://:s3c#ret@host", False),
+        ("redis://host:s3cret", False),
+        ("file:/var/cache|read-only redis://:s3c/ret@host", False),
+        ("redis://:s3c%2Fret@host:6379 file:/var/cache|umask=002", True),
+    ],
+)
+def test_an_address_that_ccache_would_repeat_is_refused(machine: Machine, value: str, known: bool) -> None:  # noqa: FBT001 - a table
+    """With the password in it; so it is not shown here either."""
+    machine.add("ccache")
+    cache = machine.find("ccache")
+    with nullcontext() if known else pytest.raises(UsageError, match="CCACHE_REMOTE_STORAGE") as caught:
+        assert variables(cache, machine.root, {"CCACHE_REMOTE_STORAGE": value})["CCACHE_REMOTE_STORAGE"] == value
+    assert caught is None or "s3c" not in f"{caught.value} {caught.value.why} {caught.value.fix}"
+
+
 def compile_at(root: Path, cache: Cache, environment: dict[str, str]) -> bytes:
     """Compile the same source in another folder, and return the object."""
     root.mkdir()

@@ -426,6 +426,23 @@ def test_a_killed_compiler_takes_nothing_apart(bench: Bench) -> None:
     assert bench.log.count("-j 1\n") == 1, "it is not tried for ever"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "LLVM ERROR: out of memory",
+        "ptxas fatal   : Memory allocation failure",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "/usr/bin/ld: final link failed: memory exhausted",
+        "ld.lld: error: failed to open out.so: Cannot allocate memory",
+        "cc1plus: out of memory allocating 65536 bytes after a total of 1 bytes",
+        "nvcc error   : 'cicc' died due to signal 9 (Kill signal)",
+    ],
+)
+def test_how_compilers_say_that_there_is_no_memory(line: str) -> None:
+    """Under a limit on addresses nothing is killed."""
+    assert cmake.KILLED.search(line)
+
+
 @pytest.mark.parametrize(("room", "fewer"), [(2, ["2"]), (1, ["2", "1"])])
 def test_where_compilers_are_killed_fewer_run_at_once(
     bench: Bench, tmp_path: Path, room: int, fewer: list[str]

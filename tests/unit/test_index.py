@@ -174,7 +174,7 @@ def test_credentials_in_the_address_are_sent(server: Server, make_index: MakeInd
     with pytest.raises(Exception, match="404"), index.web.open(offer.urls[0]):
         pass
     assert server.headers[-1]["Authorization"].startswith("Basic ")
-    assert "t0ken" not in repr((index.settings, offer, offer.redacted))
+    assert "t0ken" not in repr((index.settings, offer, [redact(url) for url in offer.urls]))
 
 
 def test_the_best_wheel_that_is_locked_is_chosen(server: Server, make_index: MakeIndex) -> None:

@@ -451,3 +451,11 @@ def test_every_refusal_names_the_patch_and_its_series(tree: Tree) -> None:
         apply(tree.patch("@@"), tree.root)
     assert re.match(r"patch 'some' ", caught.value.what)
     assert f"patches/{tree.folder.name}/series.toml" in caught.value.fix
+
+
+def test_a_file_keeps_its_date(tree: Tree) -> None:
+    """A build may take its own date from it."""
+    tree.put(a=OLD)
+    os.utime(tree.root / "a", (1e9, 1e9))
+    tree.apply(diff(OLD, NEW, "a"))
+    assert (tree.root / "a").stat().st_mtime == 1e9

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from mmstack import patches, patchwork
-from mmstack.errors import NetworkError, PatchError, UsageError
+from mmstack.errors import DiskError, NetworkError, PatchError, UsageError
 from mmstack.events import ignore
 from mmstack.keys import file_digest
 from mmstack.model import Paths
@@ -286,6 +288,55 @@ def test_a_series_is_proved_for_every_kind_of_source(bench: Bench) -> None:
     assert set(found) == {"2.0 git", "2.0 distro"}
     bench.mini.edit("patches/ext/series.toml", "versions =", 'sources = ["archive"]\nversions =')
     assert bench.proofs() == {"2.0 archive": ("ext-some-name",)}
+
+
+def test_an_edit_that_cannot_begin_leaves_nothing(bench: Bench) -> None:
+    """A series that does not apply is told each time, and once it is mended nothing is in the way."""
+    change(bench.edit())
+    file = bench.save()
+    digest, text = file_digest(file), file.read_bytes()
+    file.write_bytes(text.replace(b"-one = 1", b"-one = 9"))
+    bench.mini.edit("patches/ext/series.toml", digest, file_digest(file))
+    for _ in range(2):
+        with pytest.raises(PatchError, match=r"does not apply to ext\.py"):
+            bench.edit()
+    bench.mini.edit("patches/ext/series.toml", file_digest(file), digest)
+    file.write_bytes(text)
+    assert bench.edit().is_dir()
+
+
+def test_a_tree_that_is_the_whole_folder_can_be_edited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As git's are, where an archive's are in a folder of their own."""
+
+    def lay_out(_shop: Workshop, _wanted: patchwork.Release, into: Path) -> Path:
+        into.mkdir(parents=True)
+        (into / "ext.py").write_text(UPSTREAM, encoding="utf-8")
+        return into
+
+    monkeypatch.setattr(patchwork, "lay_out", lay_out)
+    (bench.edit() / "ext.py").write_text("", encoding="utf-8")
+    assert bench.save().exists()
+
+
+def test_a_series_is_never_half_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be written it is as it was, and so is what was edited."""
+    change(bench.edit())
+    bench.save()
+    series = bench.mini.root / "patches/ext/series.toml"
+    before = series.read_bytes()
+    tree = bench.edit()
+    (tree / "ext.py").write_text("", encoding="utf-8")
+
+    def full(*_args: object, **_options: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(DiskError):
+            bench.save("second")
+    assert series.read_bytes() == before
+    assert sorted(path.name for path in series.parent.iterdir()) == ["0001-some-name.patch", "series.toml"]
+    assert bench.save("second").exists()
 
 
 def test_a_series_that_does_not_apply_is_found(bench: Bench) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from mmstack import patchwork
 from mmstack.catalog import Catalog
-from mmstack.errors import HostError, NetworkError, PinError, UsageError
+from mmstack.errors import ChangedError, HostError, NetworkError, PinError, UsageError
 from mmstack.events import ignore
 from mmstack.keys import file_digest
 from mmstack.model import DistroPackage, DistroPin, FilePin, GitPin, Request
@@ -389,6 +392,41 @@ def test_a_folder_that_is_not_there_is_told(bench: Bench) -> None:
     missing = bench.folder / "nowhere"
     with pytest.raises(UsageError, match=f"--source ext=path:{missing}: there is no such folder"):
         folder_digest("ext", missing)
+
+
+@pytest.mark.parametrize("target", ["../elsewhere", "/elsewhere", "pkg/../../elsewhere"])
+def test_a_folder_holds_all_that_it_is_made_of(bench: Bench, target: str) -> None:
+    """What a link leads to elsewhere could change, and the key would not."""
+    own = bench.folder / "own"
+    (own / "pkg").mkdir(parents=True)
+    (own / "pkg" / "up").symlink_to("..")
+    (own / "build").symlink_to("/elsewhere")  # no source
+    assert folder_digest("ext", own)
+    (own / "link").symlink_to(target)
+    with pytest.raises(UsageError, match=f"{own / 'link'} leads out of the folder"):
+        folder_digest("ext", own)
+
+
+def test_a_file_that_goes_away_while_its_folder_is_read_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor's own, most likely."""
+    own = bench.folder / "own"
+    own.mkdir()
+    (own / "a.py").touch()
+    layer = bench.mini.layer("ext", Request(sources={"ext": f"path:{own}"}), trees={"ext": folder_digest("ext", own)})
+
+    def gone(*_args: object, **_options: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), own / "a.py")
+
+    def not_copied(*_args: object, **_options: object) -> None:
+        raise shutil.Error([(own / "a.py", "a.py", f"[Errno 2] {os.strerror(errno.ENOENT)}: 'a.py'")])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmstack.sources.archive._file_hash", gone)
+        with pytest.raises(ChangedError, match="the folder of ext changed while it was read"):
+            folder_digest("ext", own)
+    monkeypatch.setattr(shutil, "copytree", not_copied)
+    with pytest.raises(ChangedError, match="the folder of ext changed while it was read"):
+        bench.sources.lay_out(layer, bench.folder / "tree")
 
 
 @pytest.mark.parametrize("kind", ["git", "distro", "sdist"])

@@ -218,7 +218,13 @@ def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
         rebuild.options({**manifest, "artifacts": []}, Options())
     with pytest.raises(UsageError, match="has no layer 'x'"):
         rebuild.options({**manifest, "artifacts": [{**manifest["artifacts"][0], "layer": "x"}]}, Options())
-    for broken in ({**manifest, "options": {"rm": "-rf"}}, {**manifest, "layers": 1}, {}):
+    strange: list[dict[str, object]] = [
+        {"options": {"rm": "-rf"}},
+        {"options": {"source": 5}},
+        {"options": {"flag": [1]}},
+        {"layers": 1},
+    ]
+    for broken in (*({**manifest, **each} for each in strange), {}):
         with pytest.raises(CatalogError, match="is not one that this version"):
             rebuild.options(broken, Options())
     for broken in ({**manifest, "compiler": 1}, {**manifest, "builder": 1}, {**manifest, "layers": [{"name": "ext"}]}):

@@ -122,7 +122,6 @@ def test_a_mirror_may_demand_a_password(
     assert (_make(toolkit, downloads, make_index(), tmp_path / "cuda") / "bin" / "nvcc").exists()
     assert all("Authorization" in headers for headers in server.headers)
     assert "t0ken" not in repr(manifest_offer(toolkit))
-    assert "t0ken" not in str(manifest_offer(toolkit).redacted)
 
 
 def _flip(path: Path) -> None:

@@ -134,6 +134,8 @@ def test_without_limits_only_what_is_of_no_use_goes(bench: Bench) -> None:
         bench.make("downloads/.old-1/a"),
         bench.make(f"work/ext-{KEYS[1][:16]}/tree/a.c"),
         bench.make("work/verify-123/env/a"),
+        bench.make("work/.prove-123/tree/a"),
+        bench.make("toolkits/.new-cuda-1/home/a"),
         bench.make(f"artifacts/{KEYS[5]}/x.whl"),
     ]
     swept = bench.sweep()

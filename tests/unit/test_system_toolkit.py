@@ -8,10 +8,13 @@ import pytest
 
 from mmstack.catalog import Catalog
 from mmstack.errors import DiskError, HostError
-from mmstack.model import Toolkit
+from mmstack.events import ignore
+from mmstack.model import Paths, Toolkit
 from mmstack.run import run
 from mmstack.toolchains import compilers
 from mmstack.toolchains.system import HEADERS, LIBRARIES, MACHINE, classic, environment, every, find, inspect
+from mmstack.workshop import Workshop
+from tests.miniature import Miniature
 from tests.toolkits import files, headers, nvcc, nvidia, program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -282,6 +285,17 @@ def test_a_folder_is_filled_once_and_whole(tmp_path: Path) -> None:
     assert classic(usr, place) == place
     assert (place / "mark").exists()
     assert not (tmp_path / "place.new").exists()
+
+
+def test_the_same_nvcc_in_two_places_is_two_toolkits(tmp_path: Path) -> None:
+    """Each with its own headers and libraries: the other's folder may be gone."""
+    mini = Miniature(root=tmp_path / "checkout").write()
+    paths = Paths(root=mini.root, state=tmp_path / "state", dist=mini.root / "dist")
+    shop = Workshop(paths=paths, listener=ignore, environ={})
+    for name in ("one", "other"):
+        toolkit = inspect(debian(tmp_path / name / "usr"))
+        place = shop.toolkit(mini.plan(), toolkit)
+        assert (place / "include").resolve() == tmp_path / name / "usr" / "include"
 
 
 def test_a_folder_that_cannot_be_filled_is_told(tmp_path: Path) -> None:

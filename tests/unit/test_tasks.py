@@ -67,6 +67,7 @@ WRONG = {
     "machines": (["build-stack", "--dry-run", "--distribute", "nosuch"], "no way 'nosuch' to distribute"),
     "file of a suite": (["verify", "--video", "nosuch"], "--video: there is no file"),
     "kind of source": (["sources.compare", "mmcv", "sdist", "git"], "mmcv 2.2.0 is not pinned as git"),
+    "case": (["bench", "--case", "gpu"], "--case: there is no case 'gpu'"),
     "mirror": (["doctor", "--torch", "source", "--mirror", "/nosuch"], "/nosuch"),
     "too new a Python": (["doctor", "--python", "3.19"], "stack 'cpu' is not for Python 3.19"),
     "Python": (["doctor", "--python", "snake"], "'snake' is neither a version of Python nor a path"),
