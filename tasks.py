@@ -503,8 +503,12 @@ def patches_save(_c: Context, layer: str, name: str, reason: str = "", debug: bo
 def bench(_c: Context, case: Sequence[str] | None = None) -> None:
     """Measure upstream's way to build and ours in turn, and write docs/benchmarks.md."""
     with _session():
-        from benchmarks.builds import main  # noqa: PLC0415 - see _session
+        from benchmarks.builds import CASES, main  # noqa: PLC0415 - see _session
 
+        if unknown := sorted(set(case or ()) - set(CASES)):
+            from mmstack.errors import UsageError, did_you_mean  # noqa: PLC0415 - see _session
+
+            raise UsageError(f"--case: there is no case '{unknown[0]}'", fix=did_you_mean(unknown[0], CASES))
         main(case or ())
 
 
