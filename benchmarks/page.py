@@ -56,8 +56,9 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "# Benchmarks",
         "",
         "Made by `uv run nox -s bench`. A `share` is one of CPU seconds, of ways that took turns: upstream's build is",
-        "held still each four minutes (CUDA: ten) for one of ours, of which the mean is given. Starts are medians of",
-        "seven, packing and the step `build` of three; what else has no share was done once, before. The `floor`",
+        "held still each four minutes (CUDA: ten) for one of ours, of which the mean is given; for four architectures",
+        "ours was built once, before files of upstream's way. Starts are medians of seven, packing and the step",
+        "`build` of three; what else has no share was done once, before. The `floor`",
         "of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
         "compilation with headers already parsed. That of a start is Python that imports Invoke.",
     ]

@@ -38,17 +38,24 @@ def draw(weights: Mapping[str, float], count: int) -> list[str]:
     return random.Random(SEED).choices(names, [weights[name] for name in names], k=count)  # noqa: S311 - no secret
 
 
+def total(drawn: Sequence[tuple[float, float]], weight: float) -> tuple[float, float]:
+    """Reckon from at least two drawn files, by weight and cost of each, what all cost, and its standard error.
+
+    Each stands for its part of the whole weight, whatever it weighs itself (Hansen and Hurwitz's estimator).
+    """
+    costs = [cost / own for own, cost in drawn]
+    return weight * statistics.fmean(costs), weight * statistics.stdev(costs) / math.sqrt(len(costs))
+
+
 def reckon(drawn: Sequence[Measured], weight: float, more: float = 0.0) -> Reckoned:
     """Reckon from at least two drawn files what all take.
-
-    Each stands for its part of the weight, whatever it weighs itself (Hansen and Hurwitz's estimator).
 
     Args:
         drawn: what was measured.
         weight: of all files together.
         more: CPU seconds that the second way takes once, besides the files.
     """
-    first = weight * statistics.fmean(each.first / each.weight for each in drawn)
+    first, _ = total([(each.weight, each.first) for each in drawn], weight)
     ratio = sum(each.second / each.weight for each in drawn) / sum(each.first / each.weight for each in drawn)
     spread = statistics.stdev((each.second - ratio * each.first) / each.weight for each in drawn)
     return Reckoned(first=first, share=ratio + more / first, error=weight * spread / math.sqrt(len(drawn)) / first)

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from mmstack.uses import Known, Uses
 
 Kind = Literal[
-    "artifact", "verification", "download", "toolkit", "repository", "work folder", "log", "uv's cache", "rebuild"
+    "artifact",
+    "verification",
+    "download",
+    "toolkit",
+    "repository",
+    "work folder",
+    "log",
+    "uv's cache",
+    "rebuild",
+    "benchmark",
 ]
 Inode = tuple[int, int]
 PLACES: Mapping[Kind, str] = {
@@ -36,6 +45,7 @@ PLACES: Mapping[Kind, str] = {
     "log": "logs/*.log",
     "uv's cache": "uv-cache",
     "rebuild": "rebuild/*",
+    "benchmark": "bench/*",
 }
 SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan needs them shows only while it runs
 HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*", "work/.*", "*/.new-*")

