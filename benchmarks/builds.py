@@ -241,11 +241,13 @@ class Checkout:
         self.invoke("build-stack", *options, "--stop-after", "fetch")
         self.forget(options)
         self.invoke("build-stack", *options, "--offline", "--stop-after", "configure")
-        cuda = self._cuda(options[-1]) if options else {"FORCE_CUDA": "0"}
         plan = self.plan(options)
+        compiler = plan["compiler"]
+        cuda = self._cuda(options[-1], compiler["cxx"]) if options else {"FORCE_CUDA": "0"}
         key = _key(plan)
         work = self.state / "work" / f"mmcv-{key[:16]}"
-        return Project(key=key, work=work, variables=cuda, jobs=plan["layers"]["mmcv"]["jobs"])
+        variables = {"CC": compiler["cc"], "CXX": compiler["cxx"], **cuda}
+        return Project(key=key, work=work, variables=variables, jobs=plan["layers"]["mmcv"]["jobs"])
 
     def torch(self, *options: str) -> Torch:
         """Configure torch from source, if it is not configured yet."""
@@ -280,13 +282,13 @@ class Checkout:
         made = re.findall(r"^\[\d+/\d+\] Building \w+ object (\S+)", log.read_text(encoding="utf-8"), re.MULTILINE)
         return cost, f"compiling {len(made)} of the units: {', '.join(map(os.path.basename, made))}"
 
-    def _cuda(self, architectures: str) -> dict[str, str]:
+    def _cuda(self, architectures: str, compiler: str) -> dict[str, str]:
         home = next(self.state.glob("toolkits/cuda-13.0-wheels-*/lib/python3*/site-packages/nvidia/cu13"))
         return {
             "FORCE_CUDA": "1",
             "CUDA_HOME": str(home),
             "TORCH_CUDA_ARCH_LIST": architectures.replace(",", ";"),
-            "NVCC_PREPEND_FLAGS": f"-ccbin {shutil.which('g++')}",
+            "NVCC_PREPEND_FLAGS": f"-ccbin {compiler}",
         }
 
 

@@ -206,13 +206,7 @@ def to_manifest(
             "tag": plan.interpreter.tag,
             "platform": plan.interpreter.platform,
         },
-        "compiler": plan.compiler
-        and {
-            "cc": str(plan.compiler.cc),
-            "cxx": str(plan.compiler.cxx),
-            "version": plan.compiler.version,
-            "linker": plan.compiler.linker and vars(plan.compiler.linker),
-        },
+        "compiler": compiler_record(plan),
         "toolkit": _toolkit(plan),
         "layers": [layer_facts(layer) for layer in plan.layers],
         "requirements": [
@@ -228,6 +222,15 @@ def to_manifest(
         "reproduce": reproduce,
         "options": dict(options),
     }
+
+
+def compiler_record(plan: Plan) -> dict[str, Any] | None:
+    """Return what a plan compiles by, as the manifest has it; None where it compiles nothing."""
+    found = plan.compiler
+    if found is None:
+        return None
+    linker = found.linker and vars(found.linker)
+    return {"cc": str(found.cc), "cxx": str(found.cxx), "version": found.version, "linker": linker}
 
 
 def _toolkit(plan: Plan) -> Manifest | None:

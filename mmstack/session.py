@@ -21,7 +21,16 @@ from mmstack.events import Notice
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.provenance import builder
-from mmstack.report import MANIFEST_NAME, Report, alone, read_manifest, read_manifest_file, write, write_atomically
+from mmstack.report import (
+    MANIFEST_NAME,
+    Report,
+    alone,
+    compiler_record,
+    read_manifest,
+    read_manifest_file,
+    write,
+    write_atomically,
+)
 from mmstack.resolve import BUILT_KINDS, INDEX_KINDS, choose_python, compiled_for_gpus, demand_python, select
 from mmstack.sources import trees
 from mmstack.sources.mirrors import read_mirror
@@ -103,6 +112,7 @@ class Session:
                 "key": plan.key,
                 "python": plan.interpreter.version,
                 "jobs": plan.jobs,
+                "compiler": compiler_record(plan),
                 "toolkit": toolkit_facts(plan),
                 "layers": {
                     layer.name: {
