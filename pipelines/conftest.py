@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -99,13 +100,16 @@ def _is_local(address: object) -> bool:
 @pytest.fixture(scope="session", autouse=True)
 def _no_network() -> Iterator[None]:
     """Refuse Python's connections to other machines: a result must not depend on what can be reached."""
-    connect = socket.socket.connect
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
     lookup = socket.getaddrinfo
 
     def guarded_connect(self: socket.socket, address: Any) -> None:  # noqa: ANN401  # as the standard library has it
         if not _is_local(address):
             raise ConnectionRefusedError(f"verification runs without network; refused to connect to {address!r}")
         connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:  # noqa: ANN401  # the same
+        return connect_ex(self, address) if _is_local(address) else errno.ECONNREFUSED
 
     def guarded_lookup(host: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         if host is not None and not _is_local((host,)):
@@ -114,5 +118,6 @@ def _no_network() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
         patch.setattr(socket, "getaddrinfo", guarded_lookup)
         yield

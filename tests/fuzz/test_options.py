@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -214,4 +215,6 @@ def test_a_command_line_is_understood_or_refused(line: list[str], capsys: pytest
     except Exit as end:
         ends.add(end.code)
     assert ends == {2}
-    capsys.readouterr()
+    said = capsys.readouterr()
+    assert json.loads(said.out)["error"]["code"] == 2 if "--json" in line and said.out else said.out == ""
+    assert "Traceback" not in said.err

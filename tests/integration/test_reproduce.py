@@ -192,9 +192,10 @@ def test_another_folder_user_locale_umask_order_and_number_of_jobs_give_the_same
         variables=NOISE,
         shuffled=shuffled,
     )
-    with capsys.disabled():
-        print(f"\nother user: {named}; files in another order: {shuffled}")  # noqa: T201 - what is proved depends on it
     compare(first(stack), again(stack, other, place), capsys)
+    same = [what for what, varied in (("the user", named), ("the order of files", shuffled)) if not varied]
+    if same:
+        pytest.skip(f"the bits are the same, but this machine could not vary {' and '.join(same)}")
 
 
 @pytest.mark.parametrize("stack", ["cpu", "cu130"])

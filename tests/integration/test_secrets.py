@@ -17,6 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support import ROOT
+from tests.toolkits import for_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +110,8 @@ def _quoted(name: str) -> str:
 def spellings(secret: str) -> set[bytes]:
     """Return how a secret may be written."""
     pair = base64.b64encode(f"{USER}:{secret}".encode())
-    return {secret.encode(), quote(secret, safe="").encode(), json.dumps(secret)[1:-1].encode(), pair}
+    alone = base64.b64encode(secret.encode())
+    return {secret.encode(), quote(secret, safe="").encode(), json.dumps(secret)[1:-1].encode(), pair, alone}
 
 
 SPELLINGS = {spelling: name for name, secret in SECRETS.items() for spelling in spellings(secret)}
@@ -201,10 +203,12 @@ def test_wrong_settings_are_told_of_without_their_secrets(fresh: Checkout, place
         fresh.build("--debug", UV_DEFAULT_INDEX=f"http://{USER}:{raw}@127.0.0.1/x"),
         fresh.build("--debug", "--mirror", f"https://{USER}:{raw}@mirror.test/x y"),
         fresh.build("--debug", "--mirror", str(rules)),
-        fresh.build("--debug", "--toolkit", f"redist:https://{USER}:{raw}@host/x", "--cuda", "13.0"),
         fresh.build("--debug", PIP_PROXY=f"http://{USER}:{raw}@"),
         fresh.build("--debug", UV_NO_CONFIG="", UV_CONFIG_FILE=str(config)),
     ]
+    for_gpus(fresh)
+    wrong.append(fresh.build("--debug", "--toolkit", f"redist:https://{USER}:{raw}@host/x"))
+    assert "--toolkit" in wrong[-1].text
     assert all(done.code for done in wrong), [done.text for done in wrong if not done.code]
     assert place.asked is not None
     assert leaks(fresh, *wrong) == set()

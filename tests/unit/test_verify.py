@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from mmstack.errors import VerificationError
 from mmstack.model import CheckResult, Verification
 from mmstack.standalone import PASSED_THROUGH, suite_facts
 from mmstack.verify import Suite, read_results, run_suite
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,3 +213,31 @@ def test_a_suite_s_facts_are_its_layer_s() -> None:
         "options": {"checkpoint": "", "video": "film.mp4"},
     }
     assert json.loads(json.dumps(facts)) == facts
+
+
+NETWORK = """
+import errno, socket
+import pytest
+
+def test_elsewhere():
+    with socket.socket() as one:
+        with pytest.raises(ConnectionRefusedError, match="without network"):
+            one.connect(("192.0.2.1", 80))
+        assert one.connect_ex(("192.0.2.1", 80)) == errno.ECONNREFUSED
+    with pytest.raises(socket.gaierror, match="without network"):
+        socket.create_connection(("host.test", 80))
+
+def test_here():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        pass
+"""
+
+
+def test_a_suite_reaches_this_machine_alone(tmp_path: Path) -> None:
+    """By what all suites share."""
+    for name in ("conftest.py", "pytest.ini"):
+        shutil.copy(ROOT / "pipelines" / name, tmp_path)
+    (tmp_path / "test_network.py").write_text(NETWORK, encoding="utf-8")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pytest.ini"]
+    done = subprocess.run(words, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert "2 passed" in done.stdout, done.stdout
