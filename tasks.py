@@ -101,8 +101,11 @@ def _state() -> Path:
         state = user_path(said).absolute() if said else ROOT / ".mmstack"
     except ValueError as error:
         raise UsageError(f"MMSTACK_HOME: '{said}' is no folder", why=str(error), fix="correct or unset it") from error
-    if state.exists() and not state.is_dir():
-        raise UsageError(f"MMSTACK_HOME: {state} is no folder", fix="correct or unset it")
+    try:
+        if state.exists() and not state.is_dir():
+            raise UsageError(f"MMSTACK_HOME: {state} is no folder", fix="correct or unset it")
+    except OSError as error:  # it may not be looked at, or no folder can have that name
+        raise UsageError(f"MMSTACK_HOME: {state} cannot be used", why=str(error), fix="correct or unset it") from error
     return state
 
 

@@ -50,7 +50,7 @@ class Dist:
         except (OSError, ValueError):
             return False
         return (
-            stamp == {"key": plan.key}
+            stamp == _stamp(plan)
             and python_of(self.env).exists()
             and (self.root / BILL).exists()
             and len(artifacts) == len(plan.made)
@@ -88,7 +88,7 @@ class Dist:
         )
         _check_requirements(plan, fresh)
         _import_all(plan, fresh, log)
-        write_json(fresh / STAMP, {"key": plan.key})
+        write_json(fresh / STAMP, _stamp(plan))
         if self.env.exists():
             self.env.replace(old)
         fresh.replace(self.env)
@@ -149,6 +149,11 @@ class Dist:
         folder.mkdir(exist_ok=True)
         for name, items in zip(REQUIREMENTS, (plan.run_requires, plan.verify_requires), strict=True):
             (folder / f"{name}.txt").write_text("".join(f"{item.line()}\n" for item in items), encoding="utf-8")
+
+
+def _stamp(plan: Plan) -> dict[str, str]:
+    """Return what an environment is of: a plan's key does not tell one Python from another of its minor version."""
+    return {"key": plan.key, "python": plan.interpreter.version}
 
 
 def _same_size(path: Path, artifact: Artifact) -> bool:

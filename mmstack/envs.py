@@ -94,7 +94,7 @@ class Environments:
         Its files are uv's cached ones under a second name, quick and small, and all of one date;
         `link_mode` must be `copy` where a user may edit them.
         """
-        if (env / MARKER).exists():
+        if (env / MARKER).exists() and python_of(env).exists():  # its Python may have been removed
             return
         shutil.rmtree(env, ignore_errors=True)
         env.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,9 @@ class Environments:
         requirements.write_text("".join(f"{wheel.line()}\n" for wheel in wheels), encoding="utf-8")
         # each wheel's own folder, never one made for the occasion: uv's cache goes by where a wheel lies
         places: list[str | Path] = [
-            word for folder in sorted({wheel.path.parent for wheel in wheels}) for word in ("--find-links", folder)
+            word
+            for folder in sorted({wheel.path.parent for wheel in wheels})
+            for word in ("--find-links", folder.as_uri())  # uv takes what follows a comma for another folder
         ]
         words: list[str | Path] = ["pip", "install", "--python", python_of(env), "--no-index", *places]
         words += ["--no-deps", "--require-hashes", "--link-mode", link_mode, "--requirement", requirements]

@@ -242,7 +242,7 @@ def _program(text: str) -> Path | None:
     except ValueError:  # a quotation without an end
         return None
     found = shutil.which(words[0]) if len(words) == 1 else None
-    return Path(found) if found else None
+    return Path(found).absolute() if found else None
 
 
 def find_gpus() -> tuple[tuple[Gpu, ...], str]:
@@ -332,8 +332,11 @@ def _listed(listing: str) -> list[dict[str, str]]:
 
 def _path_with_pyenv(request: str) -> str:
     """Return PATH with pyenv's Pythons where its shims are: a shim runs only what is activated."""
-    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    versions = sorted((root / "versions").glob(f"{request or '3'}*/bin"), key=_numbers, reverse=True)
+    try:
+        root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+        versions = sorted((root / "versions").glob(f"{request or '3'}*/bin"), key=_numbers, reverse=True)
+    except (OSError, RuntimeError):  # a folder that is another user's, or a user without a home
+        return os.environ.get("PATH", os.defpath)
     folders: list[str] = []
     for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
         folders += map(str, versions) if Path(folder) == root / "shims" else [folder]

@@ -109,6 +109,8 @@ def select(request: Request, catalog: Catalog) -> Selection:
         for name in named:
             _known(f"{option}: layer", name, names)
     layers = tuple(layer for layer in stack.layers if layer.name not in request.without)
+    if not layers:
+        raise UsageError(f"stack '{stack.name}' has no layer that `--without` leaves", fix="leave out fewer of them")
     for layer in layers:
         if missing := set(catalog.recipe(layer.name).needs) & set(request.without):
             raise UsageError(
@@ -180,7 +182,7 @@ def resolve(
         replace(
             layer,
             jobs=jobs.choose(host, layer, request.jobs),
-            verify_key=_verify_key(upward[:count], (*run, *verify), host),
+            verify_key=_verify_key(upward[:count], (*run, *verify), host, interpreter),
         )
         for count, layer in enumerate(upward, start=1)
     )
@@ -715,7 +717,9 @@ def _merge(
     return tuple(merged.values())
 
 
-def _verify_key(layers: Sequence[LayerPlan], requirements: Sequence[LockedRequirement], host: Host) -> str:
+def _verify_key(
+    layers: Sequence[LayerPlan], requirements: Sequence[LockedRequirement], host: Host, interpreter: Interpreter
+) -> str:
     """Return the key of what the suite of the last of these layers finds in an environment of all of them."""
     layer = layers[-1]
     return key(
@@ -726,6 +730,7 @@ def _verify_key(layers: Sequence[LayerPlan], requirements: Sequence[LockedRequir
             "requirements": _files(requirements),
             "expect": dict(layer.expect),
             "cuda": layer.cuda,
+            "python": interpreter.version,
             "gpus": [[gpu.name, gpu.capability, gpu.driver] for gpu in host.gpus],
             "gpu_choice": list(host.gpu_choice),
         },

@@ -16,8 +16,8 @@ from mmstack.dist import Dist
 from mmstack.doctor import Needs
 from mmstack.engine import Engine, until
 from mmstack.envs import uv_path
-from mmstack.errors import CatalogError, MmstackError, UsageError, did_you_mean
-from mmstack.events import Notice
+from mmstack.errors import CatalogError, DiskError, MmstackError, UsageError, did_you_mean
+from mmstack.events import Notice, RunEnded
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
 from mmstack.provenance import builder
@@ -87,7 +87,13 @@ class Session:
         )
 
         def listen(event: Event) -> None:
-            report(event)
+            try:
+                report(event)
+            except DiskError as problem:
+                if not (isinstance(event, RunEnded) and event.error):
+                    raise
+                # what went wrong first counts
+                self.console(Notice(text=f"{problem.what}: {problem.why}", level="warning"))
             self.console(event)
 
         self.engine.workshop.listener = listen

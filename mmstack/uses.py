@@ -98,7 +98,7 @@ class Uses:
                 things = _things(file)
                 for thing in things:
                     last[thing] = max(last.get(thing, 0.0), file.stat().st_mtime)
-                with file.open(encoding="utf-8") as claim:
+                with file.open("r+", encoding="utf-8") as claim:  # NFS locks alone only what may be written
                     if not _lock(claim, fcntl.LOCK_EX):
                         running.update(things)
             yield Known(running=frozenset(running), last=last)
@@ -106,7 +106,7 @@ class Uses:
     @contextmanager
     def _gate(self, kind: int, whom: str) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / GATE).open("a", encoding="utf-8") as gate:
+        with (self.root / GATE).open("a+", encoding="utf-8") as gate:  # NFS shares only what may be read
             if not _lock(gate, kind):
                 self.listener(Waiting(what=whom))
                 while not _lock(gate, kind):

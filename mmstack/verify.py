@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
             env=scrubbed(
                 work / "home",
                 {
-                    "PATH": f"{env / 'bin'}:{variables['PATH']}",
+                    "PATH": f"{env / 'bin'}:{variables.get('PATH', os.defpath)}",
                     FACTS_VARIABLE: str(facts),
                     "PYTHONDONTWRITEBYTECODE": "1",
                 }

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -543,8 +543,7 @@ class Workshop:
         outside = (site_packages(place.env, plan.interpreter), place.home)
         place.home.mkdir(parents=True, exist_ok=True)
         before = gates.snapshot(*outside)
-        started = time.monotonic()
-        with self._building(plan, step) as build:
+        with _timed(place), self._building(plan, step) as build:
             if has_project(layer) and not place.out.exists():
                 distribution.check_configured(build.variables, read_cache(build.folder), build.folder)
                 compile_project(build)
@@ -553,7 +552,6 @@ class Workshop:
                 repair(build, wheel, sysroot.libraries(place.sysroot, _folders(layer)))
         self._enclose_bill(plan, layer, wheel)
         gates.check_unchanged(before, gates.snapshot(*outside))
-        write_json(_timing(place), {"seconds": time.monotonic() - started})
         return wheel.name
 
     def _enclose_bill(self, plan: Plan, layer: LayerPlan, wheel: Path) -> None:
@@ -785,6 +783,17 @@ def _downloaded(downloads: Downloads, item: LockedRequirement, pin: FilePin | No
 
 def _timing(place: Workplace) -> Path:
     return place.out.with_name("timing.json")
+
+
+@contextmanager
+def _timed(place: Workplace) -> Iterator[None]:
+    """Add how long a build takes to what it took before it was stopped."""
+    before, started = _seconds(place), time.monotonic()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it is for people to read
+            write_json(_timing(place), {"seconds": before + time.monotonic() - started})
 
 
 def _seconds(place: Workplace) -> float:

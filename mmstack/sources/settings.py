@@ -246,7 +246,7 @@ def _config_home(environ: Mapping[str, str]) -> Path:
 
 
 def _home(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("HOME") or Path.home())
+    return Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - Path.home() ends where there is none
 
 
 def _config_folders(environ: Mapping[str, str]) -> list[Path]:
@@ -319,11 +319,11 @@ def _pip_files(environ: Mapping[str, str]) -> list[Path]:
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return []
+    own = [_config_home(environ) / "pip" / "pip.conf", _home(environ) / ".pip" / "pip.conf"]
     files = [
         *([Path(named)] if named else []),
         *([Path(environ["VIRTUAL_ENV"]) / "pip.conf"] if environ.get("VIRTUAL_ENV") else []),
-        _config_home(environ) / "pip" / "pip.conf",
-        _home(environ) / ".pip" / "pip.conf",
+        *([] if named and Path(named).exists() else own),  # as pip has it
         SYSTEM_FOLDER / "pip.conf",
         *(folder / "pip" / "pip.conf" for folder in _config_folders(environ)),
     ]

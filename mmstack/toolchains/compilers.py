@@ -111,13 +111,13 @@ def _named(release: CudaRelease, preferred: Compiler | None) -> Compiler:
 def _pairs(path: str) -> Iterator[tuple[Path, Path]]:
     """Yield the C and C++ compilers of PATH, as the shell would find each."""
     seen: set[str] = set()
-    for folder in map(Path, filter(None, path.split(os.pathsep))):
+    for folder in (Path(word).absolute() for word in path.split(os.pathsep) if word):
         for cxx in sorted(folder.glob("*++*")):
             if not NAME.fullmatch(cxx.name) or cxx.name in seen or not os.access(cxx, os.X_OK):
                 continue
             seen.add(cxx.name)
             if cc := shutil.which(twin(cxx.name), path=f"{folder}{os.pathsep}{path}"):
-                yield Path(cc), cxx
+                yield Path(cc).absolute(), cxx
 
 
 def probe(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler:

@@ -76,7 +76,7 @@ def _ask(cxx: Path, kind: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return what the linker says of itself when the compiler calls it, and why it says nothing."""
     told = [] if kind == OWN else [f"-fuse-ld={kind}"]
     try:
-        said = run([cxx, *told, "-Wl,--version"], env={**environ, "LC_ALL": "C"}).output
+        said = run([cxx, *told, "-Wl,--version"], env={"PATH": os.defpath, **environ, "LC_ALL": "C"}).output
     except (CommandError, HostError) as error:
         return "", error.why.splitlines()[0] if error.why else error.what
     return said, f"`{' '.join(told)}` calls something else"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -112,3 +112,13 @@ def test_what_an_earlier_install_left_is_removed_before_anything_is_touched(
             bench.install(plan, "another bill")
     assert bench.dist.holds(plan, bench.artifacts(plan))
     assert (bench.dist.root / BILL).read_text(encoding="utf-8") == "bill"
+
+
+def test_another_python_of_the_same_minor_version_is_another_environment(bench: Bench) -> None:
+    """A plan's key does not tell them apart."""
+    plan = Miniature(root=bench.root / "checkout").write().plan()
+    bench.install(plan, "{}")
+    assert bench.dist.holds(plan, bench.artifacts(plan))
+    newer = replace(plan, interpreter=replace(plan.interpreter, version=f"{plan.interpreter.version}9"))
+    assert newer.key == plan.key
+    assert not bench.dist.holds(newer, bench.artifacts(plan))

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from mmstack.envs import Environments, Wheel, site_packages
+from mmstack.envs import Environments, Wheel, python_of, site_packages
 from mmstack.keys import file_digest
 from tests.miniature import INTERPRETER
 
@@ -44,3 +44,21 @@ def test_when_headers_were_installed_is_not_compiled_into_anything(tmp_path: Pat
     words = ["g++", "-E", "-x", "c++", "-I", str(site_packages(env, HERE)), "-"]
     done = subprocess.run(words, input=source, capture_output=True, text=True, check=True)
     assert done.stdout.count("struct Once") == 1
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(tmp_path: Path) -> None:
+    """It may have been removed by uv, or by the system."""
+    environments, env = Environments(tmp_path / "cache", tmp_path / "home"), tmp_path / "env"
+    environments.make(env, HERE, [])
+    python_of(env).unlink()
+    python_of(env).symlink_to(tmp_path / "gone")
+    environments.make(env, HERE, [])
+    assert python_of(env).exists()
+
+
+def test_a_folder_may_have_a_comma_in_its_name(tmp_path: Path) -> None:
+    """For uv that is where the next one begins."""
+    folder = tmp_path / "Smith, J" / "ä b"
+    folder.mkdir(parents=True)
+    Environments(folder / "cache", folder / "home").make(folder / "env", HERE, [wheel_of_headers(folder)])
+    assert (site_packages(folder / "env", HERE) / HEADERS[0]).exists()

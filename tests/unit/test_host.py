@@ -137,6 +137,21 @@ def test_what_was_wanted_must_be_there(machine: Machine) -> None:
     assert len(host.pythons) == 1
 
 
+@pytest.mark.parametrize("trouble", [PermissionError(13, "Permission denied"), RuntimeError("no home")])
+def test_a_pyenv_that_cannot_be_looked_at_is_none(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    """Of another user, or of one without a home; other Pythons are found all the same."""
+
+    def fail(*_args: object) -> Path:
+        raise trouble
+
+    machine.install(("3.11.7", machine.python("python3.11")))
+    before = machine.find("3.11")
+    monkeypatch.setattr(Path, "home", fail)
+    assert machine.find("3.11") == before
+
+
 @pytest.mark.parametrize("request_", ["3.11", "3.11.7"])
 def test_a_version_is_found_where_uv_looks(machine: Machine, request_: str) -> None:
     """A minor or a full version; what uv warns of is skipped."""
@@ -359,6 +374,19 @@ def test_no_compiler_is_a_fact_with_a_reason(machine: Machine) -> None:
     """A C compiler without its C++ part is not enough."""
     machine.program("gcc", "")
     assert find_compiler() == (None, "none of c++, g++, clang++ is on PATH")
+
+
+def test_a_compiler_may_be_named_from_here(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that one, whatever PATH has, and wherever a build runs."""
+    for name in ("gcc", "g++"):
+        machine.program(name, "echo other")
+    pair = machine.program("mine/gcc", "echo mine"), machine.program("mine/g++", "echo mine")
+    monkeypatch.chdir(pair[0].parent)
+    monkeypatch.setenv("CC", "./gcc")
+    monkeypatch.setenv("CXX", "./g++")
+    compiler, _reason = find_compiler()
+    assert compiler is not None
+    assert (compiler.cc, compiler.cxx, compiler.version) == (*pair, "mine [mine]")
 
 
 def test_the_compilers_that_the_user_names_are_taken(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

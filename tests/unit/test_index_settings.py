@@ -167,6 +167,15 @@ def test_nearer_settings_win_and_lists_are_joined(home: Path, tmp_path: Path) ->
     assert load_settings(environ, tmp_path).index_urls == (*expected, "https://pip.example")
 
 
+def test_a_file_that_is_named_stands_for_the_users_own(home: Path, tmp_path: Path) -> None:
+    """As for pip; but one that is not there stands for none."""
+    _write(home / ".config/pip/pip.conf", "[global]\nno-index = true\n")
+    environ = {"HOME": str(home), "PIP_CONFIG_FILE": str(tmp_path / "named")}
+    assert load_settings(environ, tmp_path).index_urls == ()
+    _write(tmp_path / "named", "[global]\nindex-url = https://corp.example\n")
+    assert load_settings(environ, tmp_path).index_urls == ("https://corp.example",)
+
+
 def test_no_index_leaves_only_find_links(home: Path, tmp_path: Path) -> None:
     """Whoever wants no index gets none, not even the common one."""
     environ = {"HOME": str(home), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "w", "UV_INDEX": "https://x.example"}

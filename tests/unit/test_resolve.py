@@ -78,6 +78,7 @@ REFUSALS = {
     "no way to build": (Request(sources={"base": "sdist"}), "'base' cannot be built from source|no build.requires"),
     "no folder": (Request(sources={"ext": "path:"}), "path names no folder|ext=path:DIR"),
     "nobody's folder": (Request(sources={"ext": "path:~nosuchuser/x"}), "path:~nosuchuser/x|write the whole path"),
+    "all left out": (Request(without=("base", "ext", "top")), "stack 'mini' has no layer that `--without` leaves"),
     "needed layer left out": (Request(without=("ext",)), "layer 'top' needs 'ext'|--without top"),
 }
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -7,7 +9,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -304,6 +306,22 @@ def test_a_claim_ends_with_its_process(bench: Bench) -> None:
         process.kill()
     assert removed(bench.sweep(older_than=-1.0))
     assert not file.exists()
+
+
+def test_locks_are_such_as_nfs_grants(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shares only what may be read, and locks alone only what may be written."""
+    flock, refused = fcntl.flock, {fcntl.LOCK_SH: os.O_WRONLY, fcntl.LOCK_EX: os.O_RDONLY}
+
+    def of_nfs(stream: IO[str], kind: int) -> None:
+        if fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE == refused.get(kind & ~fcntl.LOCK_NB):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(stream, kind)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    bench.make("toolkits/cuda-1/a", days=1)
+    with bench.uses.claim(["toolkits/cuda-1"]):
+        assert removed(bench.sweep(max_size=0)) == {}
+    assert set(removed(bench.sweep(max_size=0))) == {"toolkits/cuda-1"}
 
 
 def test_two_runs_may_use_the_same(bench: Bench) -> None:

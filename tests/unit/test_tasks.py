@@ -162,7 +162,7 @@ def test_the_benchmark_is_a_task_too(invoke: Invoke, tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_written_is_told(invoke: Invoke, tmp_path: Path) -> None:
     """With the variable that says where it is."""
     (tmp_path / "file").touch()
-    for wrong in (str(tmp_path / "file"), "~nobody-of-that-name/state"):
+    for wrong in (str(tmp_path / "file"), "~nobody-of-that-name/state", str(tmp_path / ("long" * 99))):
         done = invoke("gc", "--dry-run", MMSTACK_HOME=wrong)
         assert (done.returncode, "MMSTACK_HOME" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
     done = invoke("plan", "--python", sys.executable, MMSTACK_HOME=str(tmp_path / "file" / "state"))

@@ -180,6 +180,12 @@ def test_a_suite_is_told_facts_and_sees_no_secret(bench: Bench, monkeypatch: pyt
     assert "MY_TOKEN" not in PASSED_THROUGH
 
 
+def test_a_suite_runs_where_there_is_no_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's own programs are on it then."""
+    monkeypatch.delitem(VARIABLES, "PATH")
+    assert bench.run("def test_one():\n    import os\n    assert '/bin' in os.environ['PATH'].split(':')").passed
+
+
 @pytest.mark.parametrize(("python", "expected"), [("3.10.2", False), ("3.11.0", True), ("3.13.0rc1", True)])
 def test_nothing_is_imported_from_where_a_suite_runs(bench: Bench, python: str, expected: bool) -> None:  # noqa: FBT001 - a table
     """The option for that is new in Python 3.11."""
