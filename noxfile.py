@@ -140,6 +140,14 @@ def memory(session: nox.Session) -> None:
 
 
 @nox.session
+def machine(session: nox.Session) -> None:
+    """Try what this machine has of its own: an archive of packages by apt, a CUDA toolkit; or say that it has none."""
+    sync(session, "test")
+    files = ("tests/integration/test_distro.py", "tests/unit/test_system_toolkit.py")
+    session.run("pytest", "-m", "slow", "-n", "0", "-rs", *files, *session.posargs)
+
+
+@nox.session
 def reproduce(session: nox.Session) -> None:
     """Build again under all that must not matter, compare every bit: `nox -s reproduce -- -k debian12` for torch."""
     sync(session, "test")

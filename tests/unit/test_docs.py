@@ -340,6 +340,18 @@ def test_workflows_run_tasks_alone(workflow: Path) -> None:
         assert list(problems(line)) == []
 
 
+def test_every_slow_test_is_run_by_a_session() -> None:
+    """The session `tests` leaves them out."""
+    named = re.findall(r'"(tests/[\w./]+)"', (ROOT / "noxfile.py").read_text(encoding="utf-8"))
+    slow = {
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if re.search(r"pytest\.mark\.slow", file.read_text(encoding="utf-8"))
+    }
+    assert len(slow) > 5
+    assert {file for file in slow if not any(f"{file}/".startswith(f"{name}/") for name in named)} == set()
+
+
 def test_what_must_pass_exists() -> None:
     """Its tasks and sessions, as the workflows' are."""
     lines = re.findall(r"^uv run .*$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
