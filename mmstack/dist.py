@@ -131,7 +131,8 @@ class Dist:
                 raise PinError(
                     f"{wheel.path} is not the wheel that was built",
                     why=f"the manifest says {wheel.sha256}, here is {found}",
-                    fix=f"remove {wheel.path.name} and run `invoke build-stack`: it puts the right one back",
+                    fix="let a build that runs end; where none does, remove this wheel and run `invoke build-stack`, "
+                    "which puts the right one back",
                 )
         return wheels
 

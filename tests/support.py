@@ -274,3 +274,26 @@ def no_namespaces() -> str:
         ["unshare", "--map-root-user", "--net", "--uts", "true"], capture_output=True, text=True, check=False
     )
     return f"no network namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def refused(done: Done, code: int, *texts: str) -> None:
+    """Demand an exit code, an error that says this, with a remedy and without a traceback."""
+    told(done, code)
+    for text in (*texts, "  fix  "):
+        assert text in done.err, done.err
+    assert "is built and verified" not in done.out
+
+
+def told(done: Done, code: int, *texts: str) -> None:
+    """Demand an exit code, and that this was said, without a traceback."""
+    assert done.code == code, done.text
+    for text in texts:
+        assert text in done.text, done.text
+    assert "\nTraceback" not in f"\n{done.text}"
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(body)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mmstack.envs import uv_path
-from tests.support import Checkout, times
+from tests.support import Checkout, flip, refused, times
 from tests.toolkits import GPU, MANIFEST, STACKS, WHEELS_ALONE, for_gpus, nvidia, program, served, with_kernels
 
 if TYPE_CHECKING:
@@ -44,14 +44,6 @@ def cuda(gpu: Checkout) -> Path:
 def mirror(gpu: Checkout) -> Path:
     """A folder with NVIDIA's archives."""
     return gpu.root.parent / "mirror"
-
-
-def refused(done: Done, code: int, *texts: str) -> None:
-    """Demand an exit code, an error that says this, with a remedy and without a traceback."""
-    assert done.code == code, done.text
-    for text in (*texts, "  fix  "):
-        assert text in done.err, done.err
-    assert "\nTraceback" not in f"\n{done.text}"
 
 
 def succeeded(done: Done) -> str:
@@ -150,13 +142,6 @@ def test_a_wheel_for_other_gpus_than_asked_for(gpu: Checkout, cuda: Path, what: 
 
 
 # -- NVIDIA's archives
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the middle of a file."""
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
-    path.write_bytes(body)
 
 
 def test_archives_of_a_server_make_a_toolkit(gpu: Checkout, mirror: Path) -> None:

@@ -18,26 +18,17 @@ from typing import TYPE_CHECKING, AnyStr
 
 import pytest
 
-from tests.support import write_tar
+from tests.support import refused, write_tar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from _typeshed import SupportsRead, SupportsWrite
 
-    from tests.support import Checkout, Done
+    from tests.support import Checkout
 
 TOKEN = "s3cr3t-t0ken"  # noqa: S105 - a made-up one
 NAMESPACES = (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount"))
-
-
-def refused(done: Done, code: int, *texts: str) -> None:
-    """Demand an exit code, an error that says this, with a remedy and without a traceback."""
-    assert done.code == code, done.text
-    for text in (*texts, "  fix  "):
-        assert text in done.err, done.err
-    assert "\nTraceback" not in f"\n{done.text}"
-    assert "is built and verified" not in done.out
 
 
 # -- this machine

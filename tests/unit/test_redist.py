@@ -25,6 +25,7 @@ from mmstack.model import Toolkit
 from mmstack.sources.download import Downloads
 from mmstack.toolchains import redist
 from mmstack.toolchains.redist import address, components, manifest_offer, merge
+from tests.support import flip
 from tests.toolkits import LINK, MANIFEST, PROGRAM, Mirror, archive
 
 if TYPE_CHECKING:
@@ -124,12 +125,6 @@ def test_a_mirror_may_demand_a_password(
     assert "t0ken" not in repr(manifest_offer(toolkit))
 
 
-def _flip(path: Path) -> None:
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2] ^= 1
-    path.write_bytes(body)
-
-
 @pytest.mark.parametrize("file", [MANIFEST, "cuda_nvcc/linux-x86_64/cuda_nvcc-linux-x86_64-12.8.93-archive.tar.xz"])
 def test_one_flipped_bit_is_found(
     mirror: Mirror, server: Server, downloads: Downloads, make_index: MakeIndex, tmp_path: Path, file: str
@@ -137,7 +132,7 @@ def test_one_flipped_bit_is_found(
     """Manifest or archive: exit 4, the file named, neither it nor a toolkit left behind."""
     mirror.manifest()
     toolkit = mirror.toolkit(address(f"{server.url}/redist"))
-    _flip(mirror.root / file)
+    flip(mirror.root / file)
     mirror.serve(server)
     with pytest.raises(PinError) as caught:
         _make(toolkit, downloads, make_index(), tmp_path / "cuda")
