@@ -44,7 +44,7 @@ def test_what_changed_since_the_lock_was_written_ends_in_4(built: Checkout) -> N
 def test_what_was_built_of_something_else_is_not_verified_as_locked(built: Checkout) -> None:
     """`verify --locked` looks at what the manifest tells; without it, the wheels are all that counts."""
     file = built.dist / "manifest.json"
-    told = built.manifest()
-    told["layers"][1]["flags"]["SPEED"] = "O0"
-    file.write_text(json.dumps(told), encoding="utf-8")
+    manifest = built.manifest()
+    manifest["layers"][1]["flags"]["SPEED"] = "O0"
+    file.write_text(json.dumps(manifest), encoding="utf-8")
     told(built.invoke("verify", *LOCKED, "--json"), 4, '"slug": "locked"', "ext: flag SPEED=O0")
