@@ -20,7 +20,6 @@ NOISE = (
     "between what such a median lies, in 95 of 100 cases, of a second copy of upstream's build: a ratio within it",
     "is not told apart from 1.",
 )
-UNMEASURED = ("Medians of rounds, with the least and the most, and the ratio of the medians.",)
 TIMES = (
     "| call | upstream's build, ms | ours, ms | ours / upstream's | noise | ours is |",
     "|---|---|---|---|---|---|",
@@ -69,22 +68,14 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
 
 
 def _times(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    note = NOISE if all("noise" in row for row in rows) else UNMEASURED
-    return [*TIMES, *(f"| {' | '.join(_time(row))} |" for row in rows), "", *note]
+    return [*TIMES, *(f"| {' | '.join(_time(row))} |" for row in rows), "", *NOISE]
 
 
 def _time(row: Mapping[str, Any]) -> list[str]:
-    """Return a call's cells; rows that were measured without its noise claim nothing."""
-    times = [f"{row[f'{side}_ms']}{_range(row.get(f'{side}_range'))}" for side in ("first", "second")]
-    if "noise" not in row:
-        return [row["call"], *times, f"{row['ratio']}", "not measured", ""]
+    times = ["{} ({} to {})".format(row[f"{side}_ms"], *row[f"{side}_range"]) for side in ("first", "second")]
     low, high = row["noise"]
     verdict = "faster" if row["ratio"] < low else "slower" if row["ratio"] > high else "not told apart"
     return [row["call"], *times, f"{row['ratio']}", f"{low} to {high}", verdict]
-
-
-def _range(bounds: Sequence[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]} to {bounds[1]})"
 
 
 def _costs(rows: Sequence[Row]) -> list[str]:

@@ -94,12 +94,6 @@ def test_times_of_calls_are_held_against_their_noise(noise: list[float], verdict
     assert cells in render([({"Date": "today"}, rows)])
 
 
-def test_times_without_noise_claim_nothing() -> None:
-    """Those of an earlier run are shown as they are."""
-    rows = [{"call": "nms", "first_ms": 2.0, "second_ms": 1.9, "ratio": 0.95}]
-    assert "| nms | 2.0 | 1.9 | 0.95 | not measured |  |" in render([({"Date": "today"}, rows)])
-
-
 class Bench:
     """A checkout that only notes what it is asked for."""
 
