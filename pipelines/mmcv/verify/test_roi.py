@@ -120,21 +120,35 @@ def test_roi_align_rotated(
     )
 
 
+def rotated_in_float32(device: torch.device) -> None:
+    """Hold one call against its reference."""
+    same(
+        lambda image: ops.roi_align_rotated(image, ROTATED.to(image), (3, 2), 0.5, 2),
+        lambda image: reference.roi_align_rotated(
+            image, ROTATED.to(image), (3, 2), 0.5, 2, aligned=True, clockwise=False
+        ),
+        [features(2, 3, 7, 9)],
+        torch.float32,
+        device,
+    )
+
+
 @on_gpu
 def test_roi_align_rotated_on_a_stream_of_its_own(device: torch.device) -> None:
     """Its kernels run there: on the default one, which is busy, they would not be done when the results are read."""
     torch.cuda.synchronize()
     torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]  # noqa: SLF001  # clock cycles; it has no public name
     with torch.cuda.stream(torch.cuda.Stream()):
-        same(
-            lambda image: ops.roi_align_rotated(image, ROTATED.to(image), (3, 2), 0.5, 2),
-            lambda image: reference.roi_align_rotated(
-                image, ROTATED.to(image), (3, 2), 0.5, 2, aligned=True, clockwise=False
-            ),
-            [features(2, 3, 7, 9)],
-            torch.float32,
-            device,
-        )
+        rotated_in_float32(device)
+
+
+@on_gpu
+def test_roi_align_rotated_on_the_gpu_of_its_tensors(device: torch.device) -> None:
+    """Which need not be the current one; all operators find it in the same place."""
+    if torch.cuda.device_count() == 1:
+        pytest.skip("not run: there is one GPU")
+    with torch.cuda.device(device):
+        rotated_in_float32(torch.device("cuda", 1))
 
 
 BEZIERS = torch.tensor(
