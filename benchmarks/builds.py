@@ -494,9 +494,11 @@ def rows_of(checkout: Checkout, name: str) -> list[dict[str, Any]]:
     """Measure a case."""
     if name == "run-time":
         return run_time(checkout)
-    cases = {"overhead": overhead, "starts": starts, "torch": torch}
-    ways = compare if name in LIMITS else sampled
-    return [asdict(row) for row in (cases[name](checkout) if name in cases else ways(checkout, name))]
+    if name in STACKS:
+        rows = (compare if name in LIMITS else sampled)(checkout, name)
+    else:
+        rows = {"overhead": overhead, "starts": starts, "torch": torch}[name](checkout)
+    return [asdict(row) for row in rows]
 
 
 if __name__ == "__main__":

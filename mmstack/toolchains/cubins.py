@@ -157,10 +157,7 @@ def summary(contents: GpuContents, module: str) -> tuple[GpuCode, ...]:
 
 
 def _targets(wanted: Iterable[Architecture]) -> set[str]:
-    found = set[str]()
-    for item in wanted:
-        found |= {f"sm_{item.number}", *([f"compute_{item.number}"] if item.ptx else [])}
-    return found
+    return {f"{kind}_{item.number}" for item in wanted for kind in ("sm", *(["compute"] if item.ptx else []))}
 
 
 def _order(target: str) -> tuple[bool, str, int, str]:
