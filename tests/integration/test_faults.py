@@ -245,6 +245,17 @@ def test_a_compile_error_in_a_patched_file(built: Checkout) -> None:
     assert built.manifest()["verdict"] == "verified"
 
 
+def test_a_report_that_cannot_be_written_hides_no_failure(built: Checkout) -> None:
+    """What went wrong first counts, and its exit code; that there is no report is a warning."""
+    built.repatch(("i = 0; i < count", "i = zero; i < count"))
+    (built.dist / "report.html").unlink()
+    (built.dist / "report.html").mkdir()
+    done = built.build()
+    refused(done, 1, "ext 2.0 did not build")
+    assert "cannot write" in done.text
+    assert "report.html" in done.text
+
+
 PATCHES: dict[str, tuple[Callable[[Checkout], object], str]] = {
     "does not apply": (lambda checkout: checkout.repatch(("double sum", "float sum")), "does not apply to src/total.c"),
     "is already applied": (
