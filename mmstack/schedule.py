@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from threading import Event, Lock
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from mmstack.errors import InterruptedRunError
 from mmstack.events import StepEnded, StepStarted
 from mmstack.model import StepKind
 from mmstack.run import stop_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from mmstack.events import Listener, Outcome
     from mmstack.model import Step
@@ -39,6 +40,9 @@ def run_steps(
     Heavy steps run one at a time; where it is roomy, one of each kind: a suite, which rarely keeps
     all cores busy, beside a compilation. The rest runs in parallel. The first failure stops what
     runs, by `stop`, and is raised.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop.
     """
     graph = TopologicalSorter({step.id: step.needs for step in steps})
     graph.prepare()
@@ -47,7 +51,8 @@ def run_steps(
     turns = {kind: Lock() if roomy else one for kind in StepKind}
     worker = _Worker(execute=execute, listener=listener, turns=turns)
     running: dict[Future[None], Step] = {}
-    with ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="step") as pool:
+    news: SimpleQueue[Future[None] | None] = SimpleQueue()
+    with _signals_in(news), ThreadPoolExecutor(max_workers=WORKERS, thread_name_prefix="step") as pool:
         try:
             while graph.is_active():
                 for name in graph.get_ready():
@@ -55,9 +60,13 @@ def run_steps(
                         _skip(by_id[name], listener)
                         graph.done(name)
                     else:
-                        running[pool.submit(worker.run, by_id[name])] = by_id[name]
+                        future = pool.submit(worker.run, by_id[name])
+                        running[future] = by_id[name]
+                        future.add_done_callback(news.put)
                 if running:
-                    _collect(graph, running)
+                    ended = _await(news)
+                    ended.result()
+                    graph.done(running.pop(ended).id)
         except BaseException:
             worker.stopped.set()
             stop()
@@ -65,16 +74,40 @@ def run_steps(
             raise
 
 
-def _collect(graph: TopologicalSorter[str], running: dict[Future[None], Step]) -> None:
-    finished: set[Future[None]] = set()
-    while not finished:
+@contextmanager
+def _signals_in(news: SimpleQueue[Future[None] | None]) -> Iterator[None]:
+    """Let a signal that asks to stop be news, not an exception wherever the main thread is.
+
+    In the middle of what takes and gives back the locks of threads, one would leave a lock taken, for which
+    all wait for ever: https://docs.python.org/3/library/signal.html#handlers-and-exceptions.
+    """
+    asked: list[int] = []
+
+    def tell(number: int, _frame: object) -> None:
+        asked.append(number)
+        news.put(None)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if current_thread() is main_thread() else ()
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, tell)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:  # after the last step ended
+        raise KeyboardInterrupt
+
+
+def _await(news: SimpleQueue[Future[None] | None]) -> Future[None]:
+    """Return the next step's future that ends."""
+    while True:
         # a signal that another thread took, as when all were suspended, does not end a wait without a limit
-        finished, _ = wait(running, timeout=SECONDS_TO_A_SIGNAL, return_when=FIRST_COMPLETED)
-    failures = [error for future in finished if (error := future.exception()) is not None]
-    for error in sorted(failures, key=lambda error: isinstance(error, InterruptedRunError)):
-        raise error
-    for future in finished:
-        graph.done(running.pop(future).id)
+        with suppress(Empty):
+            if (ended := news.get(timeout=SECONDS_TO_A_SIGNAL)) is not None:
+                return ended
+            raise KeyboardInterrupt
 
 
 @dataclass(frozen=True, kw_only=True)

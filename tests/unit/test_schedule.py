@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -202,25 +204,43 @@ def test_what_waits_for_the_cores_does_not_begin_after_a_failure() -> None:
         assert len(run.started) == len(run.ended) == 1
 
 
-def test_an_interrupt_stops_what_runs_and_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C reaches the main thread while it waits for steps."""
-    begun, stopped = threading.Event(), threading.Event()
-
-    def interrupt(*_args: object, **_options: object) -> None:
-        begun.wait(5)
-        raise KeyboardInterrupt
+def test_an_interrupt_stops_what_runs_and_is_passed_on() -> None:
+    """Ctrl-C ends the wait for steps."""
+    stopped = threading.Event()
 
     def work(_step: Step) -> None:
-        begun.set()
+        os.kill(os.getpid(), signal.SIGINT)
         assert stopped.wait(5)
         raise InterruptedRunError("interrupted")
 
-    monkeypatch.setattr("mmstack.schedule.wait", interrupt)
     run = Run(work)
     with pytest.raises(KeyboardInterrupt):
         run_steps(CHAIN, (), run.execute, run.listen, stop=stopped.set)
     assert run.started == ["fetch a"]
     assert run.ended["fetch a"] == ("failed", "interrupted")
+
+
+@pytest.mark.parametrize("cached", [("fetch a",), ("fetch a", "build a", "gate a")], ids=["more to do", "all done"])
+def test_an_interrupt_breaks_off_nothing_in_the_middle(cached: Sequence[str]) -> None:
+    """What the main thread is at, however often it is asked, it ends; then it stops."""
+    heard, stops = [], []
+    before = signal.getsignal(signal.SIGINT)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StepEnded) and event.outcome == "cached":
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            heard.append(event.step.id)
+
+    def stop() -> None:
+        signal.raise_signal(signal.SIGINT)
+        stops.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_steps(CHAIN, cached, lambda _step: "", listen, stop=stop)
+    assert heard == list(cached)
+    assert stops == ["all of it"] * (len(cached) < len(CHAIN))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @st.composite
