@@ -39,6 +39,7 @@ SETTINGS = "torch/include/caffe2/core/macros.h"  # what torch.__config__.show() 
 NO = frozenset({"", "0", "FALSE", "N", "NO", "OFF"})
 YES = frozenset({"1", "ON", "TRUE", "Y", "YES"})
 BLAS = {"OPENBLAS": "OPEN"}  # what CMake calls it afterwards
+RUN = re.compile(r"(C(?:XX)?_HAS_AVX\w*)_EXITCODE")  # what CMake's cache says of a check that ran what it had compiled
 
 
 class Torch(DataOnly):
@@ -89,6 +90,17 @@ class Torch(DataOnly):
             )
         said = {name: cache[name] for name in facts.flags if name in cache} | found
         _compare("CMake", said, {**self.environment(facts), "TORCH_VERSION": facts.version})
+        lacking = [
+            match[1]
+            for name, status in sorted(cache.items())
+            if (match := RUN.fullmatch(name)) and cache.get(f"{match[1]}_COMPILED") == "TRUE" and status != "0"
+        ]
+        if lacking:  # of the same inputs, other machines would make another wheel
+            raise GateError(
+                "this machine's processor decides what would be compiled",
+                why=f"CMake could compile {', '.join(lacking)}, and not run it",
+                fix="build on a processor that has it, or a release that asks the compiler alone: 2.4 and later",
+            )
 
     def check(self, wheel: Path, facts: BuildFacts) -> tuple[str, ...]:
         """Demand that what is compiled into the wheel is what was asked.

@@ -185,6 +185,18 @@ def test_where_the_summary_is_silent_the_cache_counts(recipe: Recipe, cache: dic
     assert caught.value.why == why
 
 
+RAN = {"CXX_HAS_AVX512_1": "", "CXX_HAS_AVX512_1_COMPILED": "FALSE", "CXX_HAS_AVX512_2_COMPILED": "TRUE"}
+
+
+@pytest.mark.parametrize("status", ["FAILED_TO_RUN", "132"])
+def test_what_the_processor_of_this_machine_decides_is_refused(recipe: Recipe, status: str) -> None:
+    """One without AVX-512 would build no kernels for it, of inputs that are the same."""
+    recipe.check_configured(SAID, {**RAN, "CXX_HAS_AVX512_2_EXITCODE": "0"}, facts())
+    with pytest.raises(GateError, match="this machine's processor decides") as caught:
+        recipe.check_configured(SAID, {**RAN, "CXX_HAS_AVX512_2_EXITCODE": status}, facts())
+    assert caught.value.why == "CMake could compile CXX_HAS_AVX512_2, and not run it"
+
+
 # -- what the wheel answers
 
 EXPECTED = {
