@@ -10,7 +10,6 @@ import json
 import re
 import uuid
 import zipfile
-import zlib
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email import message_from_bytes
@@ -21,6 +20,8 @@ from mmstack.errors import PinError, UsageError
 from mmstack.gates import planned_version
 from mmstack.keys import ENGINE
 from mmstack.report import is_link
+from mmstack.sources.archive import DAMAGE
+from mmstack.sources.places import redact
 from mmstack.toolchains.compilers import family_and_version
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ PREFIX = "mmstack:"
 SPACE = uuid.UUID("6f5d9a53-6f0c-5d0e-9b52-3a0a4ac5d1c7")
 GITHUB = re.compile(r"/(?P<owner>[^/]+)/(?P<name>[^/]+?)(\.git)?/?")
 LONGEST_BILL = 64 << 20
+# All else counts as being in the wheel: who looks for what is vulnerable passes over what is excluded.
+TOOLS = frozenset({"build", "compiler", "linker", "maker", "toolkit", "toolkit-part"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ def of_wheel(made_of: Ingredients, metadata: bytes) -> str:
 
 
 def of_stack(plan: Plan, artifacts: Sequence[Artifact]) -> str:
-    """Return the bill of a whole stack: its wheels by digest, what each of them is made of, and what they require."""
+    """Return the bill of a whole stack: its layers, wheels by digest, what each is made of, and what they require."""
     from cyclonedx.model.bom import Bom  # noqa: PLC0415 - see of_wheel
     from cyclonedx.model.component import ComponentType  # noqa: PLC0415 - the same
 
@@ -140,7 +143,7 @@ def of_stack(plan: Plan, artifacts: Sequence[Artifact]) -> str:
         },
     )
     tool = _component("mmstack", "mmstack", "maker", kind=ComponentType.APPLICATION)
-    wheels: dict[str, Component] = {}
+    wheels = {layer.name: _found(layer) for layer in plan.layers if layer.installed}
     insides: dict[str, list[Component]] = {}
     moment = 0
     for artifact in artifacts:
@@ -188,7 +191,7 @@ def read(wheel: Path) -> dict[str, Any]:
             document = json.loads(archive.read(names[0]))
     except OSError as error:
         raise UsageError(f"{wheel} cannot be read", why=str(error), fix="name a wheel file") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (*DAMAGE, RuntimeError, ValueError) as error:
         raise damaged from error
     if not isinstance(document, dict):
         raise damaged
@@ -223,7 +226,7 @@ def _pedigree(layer: LayerPlan) -> Pedigree:
     git = layer.source.git
     return Pedigree(
         ancestors=[_source(layer)],
-        commits=[Commit(uid=git.commit, url=XsUri(git.url))] if git else [],
+        commits=[Commit(uid=git.commit, url=XsUri(redact(git.url)))] if git else [],
         patches=[
             Change(
                 type=PatchClassification.UNOFFICIAL,
@@ -261,7 +264,7 @@ def _source(layer: LayerPlan) -> Component:
         name, version = source.distro.package, source.distro.version
         facts["distribution"] = [source.distro.codename]
     facts["file"] = [file.filename]
-    generic = {"checksum": f"sha256:{file.sha256}", **({"download_url": source.urls[0]} if source.urls else {})}
+    generic = {"checksum": f"sha256:{file.sha256}", **({"download_url": redact(source.urls[0])} if source.urls else {})}
     indexed = source.kind == "sdist"
     purl = (
         _purl("pypi", name, version, file_name=file.filename) if indexed else _purl("generic", name, version, **generic)
@@ -347,8 +350,25 @@ def _against(name: str, below: LayerPlan) -> Component:
             "key": [below.key],
             "source": [below.source.kind],
             **({"file": [taken.filename]} if taken else {}),
+            **_installed(below),
         },
-        needed=True,
+    )
+
+
+def _installed(layer: LayerPlan) -> dict[str, list[str]]:
+    return {"tree": [layer.installed.digest]} if layer.installed else {}
+
+
+def _found(layer: LayerPlan) -> Component:
+    """Return a layer that the Python holds which the stack was built for."""
+    return _component(
+        layer.name,
+        layer.source.project,
+        "layer",
+        version=layer.version,
+        description=layer.recipe.summary,
+        purl=_purl("pypi", layer.source.project, layer.version),
+        properties={"layer": [layer.name], "key": [layer.key], "source": ["installed"], **_installed(layer)},
     )
 
 
@@ -367,7 +387,6 @@ def _taken(layer: LayerPlan, artifact: Artifact) -> Component:
         licenses=licences,
         sha256=[artifact.sha256],
         properties={"layer": [layer.name], "key": [layer.key], "source": ["wheel"], "cuda": [layer.cuda]},
-        needed=True,
     )
 
 
@@ -408,7 +427,6 @@ def _requirement(place: str, item: LockedRequirement, role: str) -> Component:
         purl=_purl("pypi", item.name, item.version),
         sha256=item.sha256 if known else [],
         properties=None if known else {"one-of": [f"sha256:{digest}" for digest in item.sha256]},
-        needed=role == "requirement",
     )
 
 
@@ -423,27 +441,25 @@ def _component(
     issues: Sequence[str] = (),
     properties: Mapping[str, Sequence[str]] | None = None,
     kind: ComponentType | None = None,
-    needed: bool | None = None,
     version: str = "",
     **more: Any,  # noqa: ANN401 - the library's own
 ) -> Component:
-    """Return a component; `needed` is whether it is there when the wheel is used, or only when it is made."""
+    """Return a component; its role says whether it is there when the wheel is used, or only when it is made."""
     from cyclonedx.model import ExternalReference, ExternalReferenceType, Property, XsUri  # noqa: PLC0415 - see of_wheel
     from cyclonedx.model.component import Component, ComponentScope, ComponentType  # noqa: PLC0415 - the same
 
     links = [
-        (ExternalReferenceType.VCS, vcs),
-        (ExternalReferenceType.DISTRIBUTION, downloads),
+        (ExternalReferenceType.VCS, map(redact, vcs)),
+        (ExternalReferenceType.DISTRIBUTION, map(redact, downloads)),
         (ExternalReferenceType.ISSUE_TRACKER, issues),
     ]
     facts = {"role": [role], **(properties or {})}
-    used = needed or role in {"layer", "stack"}
     return Component(
         bom_ref=ref,
         name=name,
         type=kind or ComponentType.LIBRARY,
         version=version or None,
-        scope=ComponentScope.REQUIRED if used else ComponentScope.EXCLUDED,
+        scope=ComponentScope.EXCLUDED if role in TOOLS else ComponentScope.REQUIRED,
         hashes=[hash_ for digest in sha256 for hash_ in _sha256(digest)],
         external_references=[ExternalReference(type=type_, url=XsUri(url)) for type_, urls in links for url in urls],
         properties=[
@@ -468,6 +484,7 @@ def _purl(kind: str, name: str, version: str, **qualifiers: str) -> PackageURL:
 def _git_purl(url: str, commit: str, name: str, version: str) -> PackageURL:
     from packageurl import PackageURL  # noqa: PLC0415 - see of_wheel
 
+    url = redact(url)
     parts = urlsplit(url)
     if parts.hostname == "github.com" and (found := GITHUB.fullmatch(parts.path)):
         return PackageURL(type="github", namespace=found["owner"], name=found["name"], version=commit)

@@ -508,9 +508,9 @@ def _cmake(build: Table, folder: Path, flags: tuple[Flag, ...]) -> CMakeProject:
 
 
 def _beside(table: Table, key: str, name: str, folder: Path) -> str:
-    beside = [path.name for path in folder.iterdir() if path.is_file()]
+    beside = [path.name for path in files_of(folder)]  # another one could change, and no key would
     if name not in beside:
-        raise table.wrong(key, "must be a file beside the recipe", why=did_you_mean(name, beside))
+        raise table.wrong(key, "must be a file of the recipe", why=did_you_mean(name, beside))
     return name
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmstack import bill
 from mmstack.errors import PinError
 from mmstack.keys import file_digest
-from mmstack.resolve import flag_values
+from mmstack.resolve import compiler_facts, flag_values, patches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,7 +133,7 @@ def make_again(said: Mapping[str, Any], catalog: Catalog) -> Command | None:
         cuda = said["cuda"] == stack.cuda or (said["cuda"] == "cpu" and not recipe.cuda)
         if cuda and _has(choices, said):
             words = tuple(_words(said, stack, choices, recipe))
-            return Command(words=words, doubt="; ".join(_doubts(said, recipe, catalog)))
+            return Command(words=words, doubt="; ".join(_doubts(said, stack, recipe, catalog)))
     return None
 
 
@@ -183,11 +183,18 @@ def _origins(said: Mapping[str, Any], choices: Mapping[str, LayerChoice]) -> Ite
             yield from ("--source", shlex.quote(f"{layer}={kind}"))
 
 
-def _doubts(said: Mapping[str, Any], recipe: RecipeData, catalog: Catalog) -> Iterator[str]:
+def _doubts(said: Mapping[str, Any], stack: Stack, recipe: RecipeData, catalog: Catalog) -> Iterator[str]:
     if said["source"]["kind"] == "path":
         yield f"it was made from somebody's own folder, whose digest was {said['source'].get('tree', '')}"
     if said["recipe"] != recipe.digest:
         yield "the recipe of this checkout is another than the one that made it"
+    locked = {(item.name, item.version) for items in catalog.lock(stack).sets.values() for item in items}
+    if others := [item for item in said["build_requires"] if (item["name"], item["version"]) not in locked]:
+        names = ", ".join(f"{item['name']} {item['version']}" for item in others)
+        yield f"it was built with what the lock of '{stack.name}' does not name: {names}"
+    due = {patch.id: patch.sha256 for patch in patches_of(catalog, recipe.series, *_circumstances(said, stack, recipe))}
+    if others := sorted({name for name, _ in due.items() ^ {(item["id"], item["sha256"]) for item in said["patches"]}}):
+        yield f"patches of this checkout are others: {', '.join(others)}"
     for below in said["against"]:
         what = f"it was built against {below['name']} {below['version']}"
         pinned = catalog.recipe(below["layer"]).releases.get(_release(below), {}).get("wheel")
@@ -195,6 +202,22 @@ def _doubts(said: Mapping[str, Any], recipe: RecipeData, catalog: Catalog) -> It
             yield f"{what} of key {below['key']}: `invoke plan` says whether it has that key here"
         elif not pinned or below["sha256"] not in {file.sha256 for file in pinned.files}:
             yield f"{what} of sha256 {below['sha256']}, which this checkout does not pin"
+
+
+def _circumstances(said: Mapping[str, Any], stack: Stack, recipe: RecipeData) -> tuple[str, Any, dict[str, str]]:
+    """Return what decides which patches are applied: release, kind of source, and what else they may depend on."""
+    python = PYTHON.fullmatch(said["python"])
+    return (
+        _release(said),
+        said["source"]["kind"],
+        {
+            **{item["name"]: item["version"] for item in said["build_requires"]},
+            **{choice.name: choice.version for choice in stack.layers},
+            **({"python": ".".join(python.groups())} if python else {}),
+            **compiler_facts(said["compiler"]),
+            **({"cuda": said["cuda"]} if recipe.cuda and said["cuda"] != "cpu" else {}),
+        },
+    )
 
 
 def in_words(said: Mapping[str, Any]) -> list[str]:

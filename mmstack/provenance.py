@@ -22,6 +22,7 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:mmstack:build-stack:v1"
 LOCAL = "urn:mmstack:builder:local"
+TREE = "mmstackTree"  # of in-toto's own, `dirHash` is of other bytes
 
 
 def builder(root: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -126,7 +127,9 @@ def _inputs(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"name": f"{layer['project']} {git['tag']}", "uri": uri, "digest": {"gitCommit": git["commit"]}}
         yield from _files(source["files"])
         if source["digest"]:
-            yield {"name": f"a folder for {layer['name']}", "digest": {"dirHash": source["digest"]}}
+            held = source["kind"] == "installed"
+            name = f"{layer['project']} {layer['version']}, as installed" if held else f"a folder for {layer['name']}"
+            yield {"name": name, "digest": {TREE: source["digest"]}}
         for package in source["packages"]:
             name = f"{package['name']}_{package['version']}_{package['architecture']}.deb"
             yield {"name": name, "digest": {"sha256": package["sha256"]}}

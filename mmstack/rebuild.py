@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from mmstack.keys import ENGINE, file_digest
 from mmstack.model import Paths
 from mmstack.options import Options
 from mmstack.report import layer_facts, not_ours
+from mmstack.sources.archive import DAMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ FOLDER = "rebuild"
 OF_THE_CHECKOUT = ("version", "recipe", "flags")
 SHOWN = 60
 LONGEST = 100
-ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
+ARCHIVE_ERRORS = (*DAMAGE, RuntimeError, OSError)
 
 
 def place(manifest: Mapping[str, Any]) -> str:
@@ -64,7 +64,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
 
     Raises:
         CatalogError: it has others than this version knows.
-        UsageError: it names no wheel.
+        UsageError: it does not name the wheel of each layer.
     """
     try:
         asked = Options(**manifest["options"])
@@ -76,14 +76,15 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         held = any(layer["source"]["kind"] == "installed" for layer in manifest["layers"])
         pinned(manifest)
         wheels = [(item["layer"], item["filename"], item["sha256"]) for item in manifest["artifacts"]]
-        known = {layer["name"]: layer["key"] for layer in manifest["layers"]}
-        strays = [name for name, _filename, _sha256 in wheels if name not in known]
+        made = {layer["name"]: layer["key"] for layer in manifest["layers"] if layer["source"]["kind"] != "installed"}
+        strays = [name for name, _filename, _sha256 in wheels if name not in made]
+        lacking = sorted(made.keys() - {name for name, _filename, _sha256 in wheels})
     except (KeyError, TypeError, AttributeError) as error:
         raise not_ours(error) from error
-    if strays or not wheels:
+    if strays or lacking or not wheels:
         raise UsageError(
-            "the manifest names no wheel" if not wheels else f"the manifest has no layer '{strays[0]}'",
-            why="its build did not come so far" if not wheels else "it names a wheel of it",
+            f"the manifest has no layer '{strays[0]}'" if strays else f"the manifest names no wheel of {lacking}",
+            why="it names a wheel of it" if strays else "its build did not come so far",
             fix="give the manifest of a whole build",
         )
     python = ours.python or (asked.python if held else minor)

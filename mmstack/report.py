@@ -258,7 +258,7 @@ def layer_facts(layer: LayerPlan) -> Manifest:
         "source": {
             "kind": layer.source.kind,
             "path": str(layer.source.path) if layer.source.path else "",
-            "digest": layer.folder,
+            "digest": layer.installed.digest if layer.installed else layer.folder,
             "folders": [str(folder) for folder in layer.installed.folders] if layer.installed else [],
             "files": [_file(file) for file in files],
             "git": layer.source.git and {**vars(layer.source.git), "url": redact(layer.source.git.url)},

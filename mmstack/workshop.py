@@ -421,7 +421,9 @@ class Workshop:
         below = [_as_wheel(self.artifact(item)) for item in plan.made if item.name in against]
         needed = [*self.wheels(layer.build_requires, plan.interpreter), *below]
         place = self.place(layer)
-        self.environments.make(place.env, plan.interpreter, needed, log=place.log, beside=plan.beside)
+        held = any(item.installed for item in plan.layers if item.name in against)
+        beside = plan.beside if held else ()  # what else that Python holds is in no key
+        self.environments.make(place.env, plan.interpreter, needed, log=place.log, beside=beside)
         if layer.for_gpus and plan.toolkit:
             self.toolkit(plan, plan.toolkit)
         if layer.packages:
@@ -483,7 +485,7 @@ class Workshop:
             text = f"{layer.name}: {kind} does not serve nvcc: what it compiles is compiled again each time"
             self.tell(Notice(text=text, level="warning"))
         base = self.place(layer).tree.parent
-        variables = caches.variables(cache, base, self.environ)
+        variables = caches.variables(cache, base)
         with caches.serving(cache, base, self.environ, self.store.lock("compiler-cache")) as served:
             before = caches.statistics(cache, {**variables, **served})
             try:

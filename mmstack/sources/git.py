@@ -57,7 +57,8 @@ class Submodule:
     @property
     def name(self) -> str:
         """Return what its upstream calls the repository."""
-        return re.split(r"[/:]", stem(self.url))[-1]
+        address = re.split(r"[?#]", self.url)[0]  # what follows may be a secret
+        return re.split(r"[/:]", stem(address))[-1]
 
     @property
     def title(self) -> str:

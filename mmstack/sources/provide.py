@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mmstack.sources.git import Repositories
     from mmstack.sources.index import Index
 
-NOT_SOURCE = (".git", ".hg", ".venv", "__pycache__", "build", "dist")
+NOT_SOURCE = frozenset({".git", ".hg", ".venv", "__pycache__"})
+BUILT = frozenset({"build", "dist"})  # what builds leave at the top; deeper, as `mmengine/dist`, it may be a package
 
 
 class Wanted(Protocol):
@@ -124,7 +125,7 @@ class Sources:
         source = layer.source
         if source.path is not None:
             with _unchanging(layer.name, source.path):
-                shutil.copytree(source.path, into, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+                shutil.copytree(source.path, into, symlinks=True, ignore=_left_out_of(source.path))
             return into, []
         if source.git:
             return into, [item.path for item in self.repositories.lay_out(source.git, into)]
@@ -203,13 +204,29 @@ def folder_digest(name: str, path: Path) -> str:
             fix="put there what it leads to, or a relative link to what is in the folder",
         )
     with _unchanging(name, path):
-        return tree_digest(path, ignore=lambda name: name.rsplit("/", 1)[-1] in NOT_SOURCE)
+        return tree_digest(path, ignore=_is_left_out)
+
+
+def _is_left_out(relative: str) -> bool:
+    return relative in BUILT or relative.rpartition("/")[2] in NOT_SOURCE
+
+
+def _left_out_of(root: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return what tells, of the names in a folder below `root`, those that are no source."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        inside = Path(folder).relative_to(root)
+        return {name for name in names if _is_left_out((inside / name).as_posix())}
+
+    return left_out
 
 
 def _links_out(root: Path) -> Iterator[Path]:
+    left_out = _left_out_of(root)
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in NOT_SOURCE]
-        for link in (Path(folder, name) for name in (*folders, *files) if name not in NOT_SOURCE):
+        aside = left_out(folder, [*folders, *files])
+        folders[:] = [name for name in folders if name not in aside]
+        for link in (Path(folder, name) for name in (*folders, *files) if name not in aside):
             if link.is_symlink():
                 target = link.readlink()
                 if target.is_absolute() or not Path(os.path.normpath(link.parent / target)).is_relative_to(root):

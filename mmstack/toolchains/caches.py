@@ -73,6 +73,7 @@ CCACHE_UNCACHEABLE = (
     "unsupported_source_language",
 )
 CCACHE_ERRORS = ("internal_error", "missing_cache_file", "remote_storage_error", "remote_storage_timeout")
+NO = ("0", "disable", "false", "no")
 START_SECONDS = 20.0
 
 
@@ -142,29 +143,16 @@ def find(kind: Kind, *, state: Path, environ: Mapping[str, str], sccache: Callab
     return _probe(kind, Path(program), state, environ)
 
 
-def variables(cache: Cache, base: Path, environ: Mapping[str, str]) -> dict[str, str]:
+def variables(cache: Cache, base: Path) -> dict[str, str]:
     """Return what makes CMake's compilers go through a cache, wherever `base` is this time.
 
-    The user's own settings for a cache on other machines are among them: nobody may print these values.
     Headers are not precompiled: gcc's are never the same twice, and nothing compiled with them is found again.
-
-    Raises:
-        UsageError: an address among them cannot be read.
     """
     launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": str(cache.program) for language in LANGUAGES[cache.kind]}
     launchers["CMAKE_DISABLE_PRECOMPILE_HEADERS"] = "ON"
     if cache.kind == "sccache":
         return launchers
-    theirs = {name: value for name, value in environ.items() if name.startswith(REMOTE)}
-    for name, value in theirs.items():
-        if name in PLACES["ccache"] and not all(_is_address(word.partition("|")[0]) for word in value.split()):
-            raise UsageError(
-                f"{name} holds an address that cannot be read",
-                why="ccache would repeat it in an error, and with it what may be a password",
-                fix="write a `/`, `@`, `:` or `#` of a password as `%2F`, `%40`, `%3A` or `%23`",
-            )
     return {
-        **theirs,
         **launchers,
         "CCACHE_DIR": str(cache.folder),
         "CCACHE_BASEDIR": str(base),
@@ -178,22 +166,28 @@ def variables(cache: Cache, base: Path, environ: Mapping[str, str]) -> dict[str,
 def serving(
     cache: Cache, base: Path, environ: Mapping[str, str], lock: AbstractContextManager[object]
 ) -> Iterator[dict[str, str]]:
-    """Yield the variables by which sccache's compilers find a server of their own; ccache needs none.
+    """Yield the variables by which compilers find a cache on other machines: a server of sccache's, a file of ccache's.
 
-    The server is one of our commands, so that none outlives us however we end.
+    So no program of the build is told how to get at it. The server is one of our commands, so that none outlives us
+    however we end.
 
     Args:
         cache: the cache.
         base: what the paths of a build begin with.
-        environ: the user's variables; those for a cache on other machines are the server's.
+        environ: the user's variables.
         lock: what keeps others away from the folder, which two servers at once would spoil.
 
     Raises:
         HostError: it does not start.
+        UsageError: an address of the user's cannot be read.
         HermeticError: it tried to reach the network from which the build is cut off.
     """
     if cache.kind == "ccache":
-        yield {}
+        settings = _settings(environ)
+        with TemporaryDirectory(prefix="ccache-") as folder:
+            file = Path(folder, "ccache.conf")
+            file.write_text(settings, encoding="utf-8")
+            yield {"CCACHE_CONFIGPATH": str(file)} if settings else {}
         return
     # the system's own folder for such files: a socket's path may not be long
     with lock, TemporaryDirectory(prefix="sccache-") as folder:
@@ -218,6 +212,21 @@ def serving(
         for error in failed:
             if isinstance(error, HermeticError):  # what it compiled for the build tried to
                 raise error
+
+
+def _settings(environ: Mapping[str, str]) -> str:
+    """Return the user's settings for a ccache on other machines as ccache reads them from a file."""
+    theirs = {name: " ".join(value.split()) for name, value in environ.items() if name.startswith(REMOTE)}
+    for name, value in theirs.items():
+        if name not in PLACES["ccache"]:
+            theirs[name] = str(value.lower() not in NO).lower()
+        elif not all(_is_address(word.partition("|")[0]) for word in value.split()):
+            raise UsageError(
+                f"{name} holds an address that cannot be read",
+                why="ccache would repeat it in an error, and with it what may be a password",
+                fix="write a `/`, `@`, `:` or `#` of a password as `%2F`, `%40`, `%3A` or `%23`",
+            )
+    return "".join(f"{name.removeprefix('CCACHE_').lower()} = {value}\n" for name, value in sorted(theirs.items()))
 
 
 def statistics(cache: Cache, environment: Mapping[str, str]) -> Counts:

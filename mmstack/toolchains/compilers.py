@@ -27,6 +27,7 @@ TWINS = C_TWINS | {c: cxx for cxx, c in C_TWINS.items()}
 ONE_OF_TWO = re.compile(r"(?P<before>.*-)?(?P<name>clang\+\+|g\+\+|c\+\+|clang|gcc|cc)(?P<after>-[\d.]+)?")
 SAYS = re.compile(r"(?:gcc|g\+\+|GCC|clang|c\+\+|\bcc\b)[^\n]*?(?P<version>\d+\.\d+(?:\.\d+)?)")
 PACKAGING_NOTE = re.compile(r"\([^()]*\)")  # `(crosstool-NG 1.25.0) 11.4.0`: the distribution's, not the compiler's
+CALLED = re.compile(r"^\S+ \(")
 AT_ONCE = 8
 
 
@@ -134,6 +135,8 @@ def probe(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler:
     found = family_and_version(c), family_and_version(first)
     if None not in found and found[0] != found[1]:
         raise HostError("CC and CXX must name a pair of one version", why=f"{cc} says `{c}`, {cxx} `{first}`")
+    if found[1] and found[1][0] == "gcc":  # which says first by what name it was called, and that changes nothing
+        first = CALLED.sub("g++ (", first)
     return Compiler(cc=cc, cxx=cxx, version=f"{first} [{target}]")
 
 

@@ -38,7 +38,7 @@ COMPILER = Compiler(
 SUBMODULE = Submodule(path="third_party/part", url="https://github.com/org/part.git", commit="d" * 40)
 PACKAGE = DistroPackage(name="libdemo-dev", version="1.2", architecture="amd64", sha256="d" * 64)
 # of the bill below: whoever changes what is written raises ENGINE, and then this
-GOLDEN = "1d57b362add666aa7eee285a59cf2daacc9cd3eedc7eb0ed9fb9f642327350ce"
+GOLDEN = "ce86feef3bc555847fee0f2df00202cfdf86830bc475e05fd7b77a094c31b3b2"
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_bill_says_what_goes_into_a_wheel(mini: Miniature) -> None:
         "role": "layer",
         "layer": "ext",
         "key": plan.layer("ext").key,
-        "engine": "2",
+        "engine": "3",
         "recipe": plan.layer("ext").recipe.digest,
         "source": "sdist",
         "cuda": "cpu",
@@ -165,6 +165,45 @@ def test_every_kind_of_source_has_its_place(mini: Miniature, kind: str) -> None:
             "third_party/other": "a4" * 32,
         }
         assert [(item["name"], item["version"]) for item in parts["package"]] == [("libdemo-dev", "1.2")]
+
+
+@pytest.mark.parametrize("kind", ["git", "archive", "distro"])
+def test_what_is_in_the_wheel_is_required_and_what_made_it_is_not(mini: Miniature, kind: str) -> None:
+    """Who looks for what is vulnerable passes over what is excluded."""
+    if kind == "distro":
+        mini.lock(PINS, packages={"ext": (PACKAGE,)})
+    plan = mini.plan(Request(sources={"ext": kind}), host=replace(HOST, compiler=COMPILER), linker=COMPILER.linker)
+    parts = by_role(wheel_bill(plan, submodules=[SUBMODULE] if kind == "git" else []))
+    tools = {"build", "compiler", "linker"}
+    assert set(parts) - tools == {
+        "patch",
+        "against",
+        *{"git": {"submodule"}, "distro": {"part", "package"}}.get(kind, ()),
+    }
+    for role, items in parts.items():
+        assert {item["scope"] for item in items} == {"excluded" if role in tools else "required"}, role
+
+
+@pytest.mark.parametrize("kind", ["git", "archive", "distro"])
+def test_what_only_its_owner_may_know_of_an_address_is_in_no_bill(mini: Miniature, kind: str) -> None:
+    """A password or a token of a company's own fork: a wheel goes further than the recipe that has it."""
+    if kind == "distro":
+        mini.lock(PINS, packages={"ext": (PACKAGE,)})
+    plan = mini.plan(Request(sources={"ext": kind}))
+    layer = plan.layer("ext")
+    secret, told = "https://bot:s3cret@forge.test/ext.git?token=s3cret", "https://forge.test/ext.git"
+    git, distro = layer.source.git, layer.source.distro
+    source = replace(
+        layer.source,
+        urls=(secret,) if layer.source.urls else (),
+        git=git and replace(git, url=secret),
+        distro=distro and replace(distro, parts=tuple(replace(part, urls=(secret,)) for part in distro.parts)),
+    )
+    held = replace(plan, layers=tuple(replace(item, source=source) if item is layer else item for item in plan.layers))
+    modules = [replace(SUBMODULE, url=secret)] if kind == "git" else []
+    text = json.dumps(wheel_bill(held, submodules=modules))
+    assert "s3cret" not in text
+    assert told in text
 
 
 def test_a_folder_of_the_users_own_is_known_by_its_digest_alone(mini: Miniature) -> None:

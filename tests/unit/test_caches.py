@@ -97,20 +97,24 @@ def test_an_unknown_cache_is_told() -> None:
 
 
 def test_the_users_remote_storage_is_kept_and_the_rest_is_ours(machine: Machine) -> None:
-    """A user's cache on other machines serves, with its secret; no setting of theirs moves what is on this one."""
+    """A user's cache on other machines serves, its secret in no variable; no setting moves what is on this one."""
     machine.add("ccache")
     cache = machine.find("ccache")
     environ = {
         "CCACHE_REMOTE_STORAGE": "redis://:secret@cache",
+        "CCACHE_RESHARE": "1",
         "CCACHE_DIR": "/elsewhere",
         "CCACHE_RECACHE": "1",
         "OTHER": "1",
     }
-    found = variables(cache, machine.root, environ)
-    assert found["CCACHE_REMOTE_STORAGE"] == "redis://:secret@cache"
+    found = variables(cache, machine.root)
+    with serving(cache, machine.root, environ, nullcontext()) as told:
+        file = Path(told["CCACHE_CONFIGPATH"])
+        assert file.read_text(encoding="utf-8") == "remote_storage = redis://:secret@cache\nreshare = true\n"
+    assert not file.exists()
+    assert "secret" not in f"{found} {told}"
     assert found["CCACHE_DIR"] == str(cache.folder)
     assert found["CCACHE_BASEDIR"] == str(machine.root)
-    assert not {"CCACHE_RECACHE", "OTHER"} & found.keys()
     launchers = {found[f"CMAKE_{language}_COMPILER_LAUNCHER"] for language in ("C", "CXX", "CUDA")}
     assert launchers == {str(cache.program)}
     assert found["CMAKE_DISABLE_PRECOMPILE_HEADERS"] == "ON"
@@ -131,8 +135,11 @@ def test_an_address_that_ccache_would_repeat_is_refused(machine: Machine, value:
     """With the password in it; so it is not shown here either."""
     machine.add("ccache")
     cache = machine.find("ccache")
-    with nullcontext() if known else pytest.raises(UsageError, match="CCACHE_REMOTE_STORAGE") as caught:
-        assert variables(cache, machine.root, {"CCACHE_REMOTE_STORAGE": value})["CCACHE_REMOTE_STORAGE"] == value
+    with (
+        nullcontext() if known else pytest.raises(UsageError, match="CCACHE_REMOTE_STORAGE") as caught,
+        serving(cache, machine.root, {"CCACHE_REMOTE_STORAGE": value}, nullcontext()) as told,
+    ):
+        assert Path(told["CCACHE_CONFIGPATH"]).read_text(encoding="utf-8") == f"remote_storage = {value}\n"
     assert caught is None or "s3c" not in f"{caught.value} {caught.value.why} {caught.value.fix}"
 
 
@@ -150,7 +157,7 @@ def test_ccache_compiles_nothing_twice(tmp_path: Path) -> None:
     cache = find("ccache", state=tmp_path / "state", environ=os.environ, sccache=Path)
     objects = []
     for name in ("one", "two"):
-        environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path / name, {})}
+        environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path / name)}
         objects.append(compile_at(tmp_path / name, cache, environment))
     assert objects[0] == objects[1]
     assert statistics(cache, environment) == Counts(hits=1, misses=1)
@@ -164,7 +171,7 @@ def test_sccache_compiles_nothing_twice_and_leaves_no_server(tmp_path: Path, ste
     cache = find("sccache", state=tmp_path / "state", environ=os.environ, sccache=lambda: program)
     objects = []
     with hermetic.inside(step), serving(cache, tmp_path / "one", os.environ, nullcontext()) as extra:
-        environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path, os.environ), **extra}
+        environment = {"PATH": os.environ["PATH"], **variables(cache, tmp_path), **extra}
         objects.append(compile_at(tmp_path / "one", cache, environment))
         shutil.rmtree(tmp_path / "one")
         objects.append(compile_at(tmp_path / "one", cache, environment))

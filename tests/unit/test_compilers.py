@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmstack.errors import ConstraintError, HostError
 from mmstack.model import Compiler, CudaRelease
-from mmstack.toolchains.compilers import choose, family_and_version, find_compilers
+from mmstack.toolchains.compilers import choose, family_and_version, find_compilers, probe
 
 RELEASE = CudaRelease(
     version="12.6",
@@ -93,6 +93,15 @@ def test_a_compiler_under_two_names_counts_once(machine: Machine) -> None:
     (machine.root / "bin" / "g++").symlink_to("g++-12")
     (machine.root / "bin" / "gcc").symlink_to("gcc-12")
     assert len(machine.find()) == 1
+
+
+def test_by_what_name_gcc_is_called_is_no_matter(machine: Machine) -> None:
+    """It says so first, and what it compiles is the same; clang says nothing of it."""
+    cc = machine.add("gcc", "echo 'gcc (X 1.0) 12.2.0'")
+    says = {name: machine.add(name, 'echo "$(basename "$0") (X 1.0) 12.2.0"') for name in ("g++", "c++", "g++-12")}
+    assert {probe(cc, cxx, os.environ).version for cxx in says.values()} == {"g++ (X 1.0) 12.2.0 [x86_64-linux-gnu]"}
+    clang = machine.add("clang++", "echo 'X clang version 14.0.0 (tag)'")
+    assert probe(clang, clang, os.environ).version == "X clang version 14.0.0 (tag) [x86_64-linux-gnu]"
 
 
 def test_two_compilers_behind_one_cache_count_twice(machine: Machine) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mmstack import bill
 from mmstack.errors import PinError
 from mmstack.explain import explain
+from mmstack.keys import file_digest
 from mmstack.model import Installed, Request
 from tests.miniature import BIG, PINS, SMALL, Miniature
 
@@ -63,6 +64,20 @@ def test_a_release_that_this_checkout_does_not_pin_is_a_doubt(mini: Miniature) -
     assert (
         said["doubt"]
         == f"it was built against proj-base 1.0+small of sha256 {'e' * 64}, which this checkout does not pin"
+    )
+
+
+def test_other_patches_and_another_lock_are_doubts(mini: Miniature) -> None:
+    """One that was changed, one that is gone; what it was built with that nobody pins here any more."""
+    document = of_wheel(mini.plan(), "ext")
+    patch = mini.root / "patches" / "ext" / "0001-always.patch"
+    before = file_digest(patch)
+    patch.write_text(patch.read_text(encoding="utf-8").replace("Subject: ", "Subject: another ", 1) + "\n", "utf-8")
+    mini.edit("patches/ext/series.toml", before, file_digest(patch))
+    assert told(mini, document)["doubt"] == "patches of this checkout are others: ext-always"
+    mini.lock({name: tuple(line.replace("==82", "==83") for line in lines) for name, lines in PINS.items()})
+    assert (
+        "it was built with what the lock of 'mini' does not name: backend 82; patches" in told(mini, document)["doubt"]
     )
 
 

@@ -374,15 +374,16 @@ def test_a_part_overwrites_nothing(bench: Bench, source: dict[str, str], folder:
 
 
 def test_a_folder_of_the_user_s_is_copied_without_what_is_no_source(bench: Bench) -> None:
-    """Results of earlier builds, repositories and environments; links stay links."""
+    """Results of earlier builds, repositories and environments; a package is none for its name. Links stay links."""
     own = bench.folder / "own"
-    for name in (".git/config", "build/x.o", "dist/x.whl", ".venv/bin/python", "pkg/__pycache__/x.pyc", "pkg/x.py"):
+    sources = ("pkg/x.py", "pkg/build", "pkg/dist/dist.py")
+    for name in (".git/config", "build/x.o", "dist/x.whl", ".venv/bin/python", "pkg/__pycache__/x.pyc", *sources):
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).write_text(name, encoding="utf-8")
     (own / "link").symlink_to("pkg/x.py")
     layer = bench.mini.layer("ext", Request(sources={"ext": f"path:{own}"}), trees={"ext": folder_digest("ext", own)})
     tree = bench.sources.lay_out(layer, bench.folder / "tree")
-    assert contents(tree) == {"pkg/x.py": "pkg/x.py", "link": "pkg/x.py"}
+    assert contents(tree) == {**{name: name for name in sources}, "link": "pkg/x.py"}
     assert (tree / "link").is_symlink()
     assert folder_digest("ext", own) == tree_digest(tree)
 
