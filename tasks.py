@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,11 +84,13 @@ def _session(
         with console, disk_errors(state):
             yield Session(paths, console, offline=offline, locked=locked, layer_options=LAYER_OPTIONS)
     except MmstackError as error:
-        console.error(error, traceback=debug)
+        with suppress(SystemExit):  # nobody reads it: the status says so too
+            console.error(error, traceback=debug)
         raise Exit(code=error.code) from error
     except KeyboardInterrupt as interrupt:
         stopped = interrupted()
-        console.error(stopped)
+        with suppress(SystemExit):  # the same
+            console.error(stopped)
         raise Exit(code=stopped.code) from interrupt
 
 

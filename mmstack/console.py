@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rich import box
-from rich.console import Console as Terminal
+from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -42,6 +42,7 @@ from mmstack.events import (
 from mmstack.jobs import memory_per_job
 from mmstack.report import OUTCOMES, PAGE_NAME, duration, size, to_manifest, to_markdown
 from mmstack.resolve import BUILT_KINDS
+from mmstack.run import is_stopping
 from mmstack.sources.places import redact
 
 if TYPE_CHECKING:
@@ -507,6 +508,18 @@ class _Lines:
             return False
         self._spoke = self._clock()
         return True
+
+
+class Terminal(RichConsole):
+    """A stream of the user's."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing more where nobody reads, and end; one that is stopping says by its status how it ended."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            if not is_stopping():
+                raise
 
 
 def _terminal(stream: TextIO) -> Terminal:

@@ -10,13 +10,14 @@ from mmstack.envs import Wheel, python_of, unmet
 from mmstack.errors import CommandError, PinError, UsageError, VerificationError
 from mmstack.keys import file_digest
 from mmstack.lock import parse_requirements
-from mmstack.report import STAMP, write_atomically
+from mmstack.report import STAMP, layer_facts, write_atomically
 from mmstack.run import run, scrubbed
 from mmstack.shapes import load
 from mmstack.store import disk_errors, write_json
+from mmstack.uses import STANDS_ON, of_result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mmstack.envs import Environments
@@ -88,11 +89,16 @@ class Dist:
         )
         _check_requirements(plan, fresh)
         _import_all(plan, fresh, log)
+        write_json(fresh / STANDS_ON, {"names": sorted(set(_stands_on(plan)))})
         write_json(fresh / STAMP, _stamp(plan))
         if self.env.exists():
             self.env.replace(old)
         fresh.replace(self.env)
         shutil.rmtree(old, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove what a killed run left of the environment that it replaced."""
+        shutil.rmtree(self.root / "env.old", ignore_errors=True)
 
     def requirements(self) -> tuple[LockedRequirement, ...]:
         """Return what runs and verifies the stack, as it was installed.
@@ -150,6 +156,12 @@ class Dist:
         folder.mkdir(exist_ok=True)
         for name, items in zip(REQUIREMENTS, (plan.run_requires, plan.verify_requires), strict=True):
             (folder / f"{name}.txt").write_text("".join(f"{item.line()}\n" for item in items), encoding="utf-8")
+
+
+def _stands_on(plan: Plan) -> Iterator[str]:
+    """Yield what of the state an environment stands on, whatever a later run of another plan writes beside it."""
+    requirements = [{"sha256": item.sha256} for item in (*plan.run_requires, *plan.verify_requires)]
+    return of_result({"layers": [layer_facts(layer) for layer in plan.layers], "requirements": requirements})
 
 
 def _stamp(plan: Plan) -> dict[str, str]:

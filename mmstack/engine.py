@@ -182,6 +182,8 @@ class Engine:
         self.workshop.listener(PlanReady(plan=plan, cached=cached))
         for artifact in self._artifacts(plan):  # a run killed in the gate may have left its tree
             self.workshop.clear(plan.layer(artifact.layer))
+        if self._installed(plan):  # and one killed while it installed, the environment that was there before
+            self._dist(plan).clear()
         error: MmstackError | None = None
         failed: tuple[Verification, ...] = ()
         try:
@@ -273,7 +275,10 @@ class Engine:
         return cached - {step.id for step in plan.steps if step.kind is StepKind.FETCH}
 
     def _installed(self, plan: Plan) -> bool:
-        return Dist(self.workshop.paths.dist / plan.stack.name).holds(plan, self._artifacts(plan))
+        return self._dist(plan).holds(plan, self._artifacts(plan))
+
+    def _dist(self, plan: Plan) -> Dist:
+        return Dist(self.workshop.paths.dist / plan.stack.name)
 
     def _artifacts(self, plan: Plan) -> tuple[Artifact, ...]:
         return tuple(found for layer in plan.made if (found := self.workshop.store.find(layer.key)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,12 +15,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from uv import find_uv_bin
 
+from mmstack.events import Notice, ignore
+from mmstack.keys import file_digest
 from mmstack.model import EARLIEST
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from mmstack.events import Listener
     from mmstack.model import Interpreter
 
 LinkMode = Literal["hardlink", "copy"]
@@ -72,11 +77,16 @@ def unmet(env: Path, interpreter: Interpreter, beside: Sequence[Path] = ()) -> l
 
 
 class Environments:
-    """Makes environments; `cache` is uv's, so that a wheel is unpacked once and linked from then on."""
+    """Makes environments; `cache` is uv's, so that a wheel is unpacked once and linked from then on.
 
-    def __init__(self, cache: Path, home: Path) -> None:
+    What writes into a linked file writes into the cache, and so into whatever is made of it afterwards. So what is
+    not as its wheel's RECORD says is unpacked anew.
+    """
+
+    def __init__(self, cache: Path, home: Path, tell: Listener = ignore) -> None:
         self.cache = cache
         self.home = home
+        self.tell = tell
 
     def make(
         self,
@@ -99,16 +109,22 @@ class Environments:
         shutil.rmtree(env, ignore_errors=True)
         env.parent.mkdir(parents=True, exist_ok=True)
         self._uv("venv", "--quiet", "--relocatable", "--python", interpreter.path, env, log=log)
+        site = site_packages(env, interpreter)
         if wheels:
             self._install(env, wheels, link_mode, log)
-        if link_mode == "hardlink":
-            _date(site_packages(env, interpreter))
+            if written := sorted(_not_as_recorded(site)):
+                text = f"unpacked anew, for something wrote into what is installed of it: {', '.join(written)}"
+                self.tell(Notice(text=text, level="warning"))
+                self._uv("cache", "clean", *written, log=log)
+                self._install(env, wheels, link_mode, log, "--reinstall")
         if beside:
             lines = "".join(f"{folder}\n" for folder in beside)
-            (site_packages(env, interpreter) / BESIDE).write_text(lines, encoding="utf-8")
+            (site / BESIDE).write_text(lines, encoding="utf-8")
+        if link_mode == "hardlink":
+            _date(site)
         (env / MARKER).touch()
 
-    def _install(self, env: Path, wheels: Sequence[Wheel], link_mode: LinkMode, log: Path | None) -> None:
+    def _install(self, env: Path, wheels: Sequence[Wheel], link_mode: LinkMode, log: Path | None, *more: str) -> None:
         requirements = env / "requirements.txt"
         requirements.write_text("".join(f"{wheel.line()}\n" for wheel in wheels), encoding="utf-8")
         # each wheel's own folder, never one made for the occasion: uv's cache goes by where a wheel lies
@@ -119,7 +135,7 @@ class Environments:
         ]
         words: list[str | Path] = ["pip", "install", "--python", python_of(env), "--no-index", *places]
         words += ["--no-deps", "--require-hashes", "--link-mode", link_mode, "--requirement", requirements]
-        self._uv(*words, log=log)
+        self._uv(*words, *more, log=log)
 
     def _uv(self, *words: str | Path, log: Path | None) -> None:
         env = scrubbed(
@@ -141,8 +157,30 @@ def _date(folder: Path) -> None:
     Of two files alike, gcc's `#pragma once` leaves out the second only where both are of the same second
     (https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=libcpp/files.cc), and packages do hold such headers.
     """
+    for path in _undated(folder):
+        os.utime(path, (EARLIEST, EARLIEST), follow_symlinks=False)
+
+
+def _undated(folder: Path) -> Iterator[str]:
+    """Yield the files that were written since `_date` looked, or are no links to what it saw."""
     for parent, _folders, names in os.walk(folder):
         for name in names:
             path = f"{parent}/{name}"  # a Path of each would take longer than all else
             if os.lstat(path).st_mtime != EARLIEST:
-                os.utime(path, (EARLIEST, EARLIEST), follow_symlinks=False)
+                yield path
+
+
+def _not_as_recorded(site: Path) -> Iterator[str]:
+    """Yield the distributions of which a file is not what their RECORD says; what was seen before is not read again."""
+    undated = set(_undated(site))
+    for record in site.glob("*.dist-info/RECORD") if undated else ():
+        with record.open(encoding="utf-8", errors="replace", newline="") as rows:
+            pairs = [row[:2] for row in csv.reader(rows) if len(row) > 1]
+        listed = {f"{site}/{name}": digest for name, digest in pairs if digest.startswith("sha256=")}
+        if any(_digest(path) != listed[path] for path in listed.keys() & undated):
+            yield record.parent.name.partition("-")[0]
+
+
+def _digest(path: str) -> str:
+    """Return a file's digest as a RECORD writes it."""
+    return f"sha256={base64.urlsafe_b64encode(bytes.fromhex(file_digest(Path(path)))).decode().rstrip('=')}"

@@ -38,6 +38,7 @@ from mmstack.elf import (
     undefined_symbols,
 )
 from mmstack.errors import CommandError, DiskError, GateError, HostError
+from mmstack.model import EARLIEST
 from mmstack.run import run
 from mmstack.sources.archive import DAMAGE, FREE_BYTES, MAX_BYTES, MAX_MEMBERS, MAX_RATIO
 from mmstack.toolchains import cubins
@@ -580,6 +581,16 @@ def snapshot(*folders: Path) -> Snapshot:
     return Snapshot(files=found)
 
 
+def check_as_installed(found: Snapshot) -> None:
+    """Prove that nothing was written into an environment since it was made: all of it is of one date.
+
+    Raises:
+        GateError: files are new or changed.
+    """
+    later = [path for path, (_size, changed) in found.files.items() if changed != EARLIEST * 10**9]
+    _demand_nothing({"written": sorted(later)})
+
+
 def check_unchanged(before: Snapshot, after: Snapshot) -> None:
     """Prove that a build wrote nothing but its wheel.
 
@@ -591,6 +602,10 @@ def check_unchanged(before: Snapshot, after: Snapshot) -> None:
         "gone": sorted(before.files.keys() - after.files.keys()),
         "changed": sorted(path for path, facts in after.files.items() if before.files.get(path, facts) != facts),
     }
+    _demand_nothing(kinds)
+
+
+def _demand_nothing(kinds: Mapping[str, Sequence[str]]) -> None:
     lines = [line for kind, paths in kinds.items() for line in _some(kind, paths)]
     if lines:
         raise GateError(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -74,7 +75,8 @@ def run(
 ) -> Completed:
     """Run a command to its end, its output going to `log` and to `on_line` line by line.
 
-    The command gets its own session, so that stopping it stops all that it started. With `into`,
+    The command gets its own session, so that stopping it stops all that it started; what leaves that session and
+    holds on to the command's output is killed soon after the command has ended. With `into`,
     what it prints goes to that file byte by byte, and only what it says of errors counts as its output.
     `doomed` is asked all the while, and the command killed as soon as it says so. In a step that is to have
     no network the command has none.
@@ -227,25 +229,44 @@ def _tracked(process: subprocess.Popen[str]) -> Iterator[None]:
             _tell_watchdog(f"-{process.pid}\n")
 
 
+def _pipe_of(process: subprocess.Popen[str]) -> str:
+    """Return what Linux calls the pipe that a command prints into."""
+    stream = process.stdout or process.stderr
+    assert stream is not None  # noqa: S101 - Popen was given PIPE for one of them
+    return f"pipe:[{os.fstat(stream.fileno()).st_ino}]"
+
+
+def _kill_holders(pipe: str) -> None:
+    """Kill what a command has left behind in a session of its own: it holds our pipe, which else never ends."""
+    for name in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 - names, and fast
+        with suppress(OSError):
+            held = (os.readlink(f"/proc/{name}/fd/{number}") for number in os.listdir(f"/proc/{name}/fd"))  # noqa: PTH115, PTH208 - the same
+            if int(name) != os.getpid() and pipe in held:
+                os.kill(int(name), signal.SIGKILL)
+
+
 @contextmanager
 def _overseen(process: subprocess.Popen[str], doomed: Callable[[], bool] | None) -> Iterator[None]:
-    if doomed is None:
-        yield
-        return
-    ended = threading.Event()
+    over, pipe = threading.Event(), _pipe_of(process)
 
     def oversee() -> None:
-        while not ended.wait(OVERSEE_SECONDS):
-            if doomed():
+        ended = 0.0
+        while not over.wait(OVERSEE_SECONDS):
+            if doomed and doomed():
                 _kill_session(process)
                 return
+            if process.poll() is not None:
+                ended = ended or time.monotonic()
+                if time.monotonic() - ended > GRACE_SECONDS:
+                    _kill_holders(pipe)
+                    return
 
     overseer = threading.Thread(target=oversee, daemon=True)
     overseer.start()
     try:
         yield
     finally:
-        ended.set()
+        over.set()
         overseer.join()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmstack.digests import Digests
 from mmstack.errors import DiskError, PinError
 from mmstack.events import Notice, Waiting
-from mmstack.keys import file_digest
+from mmstack.keys import digest, file_digest
 from mmstack.model import Artifact, CheckResult, GpuCode, Verification
 from mmstack.run import interrupted, is_stopping
 from mmstack.shapes import ARTIFACT, VERIFICATION, load_as
@@ -178,19 +178,17 @@ class Store:
         try:
             kept = new / wheel.name
             link_or_copy(wheel, kept)
-            write_json(
-                new / RECORD,
-                {
-                    "layer": layer,
-                    "filename": wheel.name,
-                    "sha256": file_digest(kept),
-                    "size": kept.stat().st_size,
-                    "seconds": seconds,
-                    "gates": list(gates),
-                    "reproducible": reproducible,
-                    "gpu_code": [vars(line) for line in gpu_code],
-                },
-            )
+            record = {
+                "layer": layer,
+                "filename": wheel.name,
+                "sha256": file_digest(kept),
+                "size": kept.stat().st_size,
+                "seconds": seconds,
+                "gates": list(gates),
+                "reproducible": reproducible,
+                "gpu_code": [vars(line) for line in gpu_code],
+            }
+            write_json(new / RECORD, _sealed(record))
             self._exchange(new, folder)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -211,21 +209,19 @@ class Store:
     def find_verification(self, key: str) -> Verification | None:
         """Return the result of a suite that passed."""
         with suppress(OSError, ValueError, TypeError):
-            record = load_as(self._verified(key), VERIFICATION)
+            record = _unsealed(self._verified(key), VERIFICATION)
             checks = tuple(CheckResult(**check) for check in record["checks"])
             return Verification(layer=record["layer"], key=key, checks=checks, seconds=record["seconds"])
         return None
 
     def put_verification(self, result: Verification) -> None:
         """Remember that a suite passed."""
-        write_json(
-            self._verified(result.key),
-            {
-                "layer": result.layer,
-                "seconds": result.seconds,
-                "checks": [vars(check) for check in result.checks],
-            },
-        )
+        record = {
+            "layer": result.layer,
+            "seconds": result.seconds,
+            "checks": [vars(check) for check in result.checks],
+        }
+        write_json(self._verified(result.key), _sealed(record))
 
     def _folder(self, key: str) -> Path:
         return self.root / "artifacts" / key
@@ -234,8 +230,26 @@ class Store:
         return self.root / "verified" / f"{key}.json"
 
 
+def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its own digest: what is written in it is believed."""
+    return {**record, "digest": digest(record)}
+
+
+def _unsealed(file: Path, shape: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record that is what was written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not.
+    """
+    record = dict(load_as(file, {**shape, "digest": str}))
+    if record.pop("digest") != digest(record):
+        raise ValueError("it was changed")
+    return record
+
+
 def _read(folder: Path, key: str) -> Artifact:
-    record = load_as(folder / RECORD, ARTIFACT)
+    record = _unsealed(folder / RECORD, ARTIFACT)
     return Artifact(
         layer=record["layer"],
         key=key,

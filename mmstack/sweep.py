@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmstack.errors import UsageError
 from mmstack.store import RECORD, discard
-from mmstack.uses import of_result
+from mmstack.uses import STANDS_ON, of_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -275,17 +275,19 @@ def _is_half_made(thing: Thing) -> bool:
 
 
 def _results(dist: Path) -> Iterator[tuple[str, str]]:
-    """Yield what results stand on, and which."""
-    for file in sorted(dist.glob("*/manifest.json")):
+    """Yield what results stand on, and which: what is installed may be of another plan than the last run's manifest."""
+    for file in sorted([*dist.glob("*/manifest.json"), *dist.glob(f"*/env/{STANDS_ON}")]):
+        result = dist / file.relative_to(dist).parts[0]
         try:
-            names = list(of_result(json.loads(file.read_text(encoding="utf-8"))))
+            found = json.loads(file.read_text(encoding="utf-8"))
+            names = found["names"] if file.name == STANDS_ON else list(of_result(found))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{file} cannot be read, so it is not known what that result stands on",
                 why=f"{type(error).__name__}: {error}",
-                fix=f"build the stack again, or remove {file.parent}",
+                fix=f"build the stack again, or remove {result}",
             ) from error
-        yield from ((name, f"{file.parent.parent.name}/{file.parent.name} stands on it") for name in names)
+        yield from ((name, f"{dist.name}/{result.name} stands on it") for name in names)
 
 
 def _counted(path: Path) -> Iterator[Inode]:

@@ -139,6 +139,9 @@ def of_plan(plan: Plan, tools: Sequence[LockedRequirement] = ()) -> Iterator[str
     yield from _wheels(requirements)
 
 
+STANDS_ON = "stands-on.json"  # within an installed environment: its `names`, as `of_result` says them
+
+
 def of_result(manifest: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a result in `dist/` stands on: its artifacts, its sources, and what runs and verifies it."""
     for layer in manifest["layers"]:

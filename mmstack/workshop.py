@@ -19,14 +19,23 @@ from typing import TYPE_CHECKING
 from mmstack import hermetic
 from mmstack.builders.build import Build, Workplace, newest_time, unfinished
 from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
-from mmstack.builders.renew import demand, holds, renew
+from mmstack.builders.renew import demand, holds, is_ahead, renew
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
 from mmstack.catalog import SHARED, recipe_digest, suite_digest
 from mmstack.digests import Digests
 from mmstack.dist import Dist
 from mmstack.envs import Environments, Wheel, site_packages
-from mmstack.errors import ChangedError, GateError, HermeticError, NetworkError, PatchError, PinError, UsageError
+from mmstack.errors import (
+    ChangedError,
+    DiskError,
+    GateError,
+    HermeticError,
+    NetworkError,
+    PatchError,
+    PinError,
+    UsageError,
+)
 from mmstack.events import ArtifactStored, CacheUsed, LayerVerified, Notice
 from mmstack.graph import has_project
 from mmstack.keys import digest, file_digest, key
@@ -43,7 +52,7 @@ from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import Mirror
 from mmstack.sources.provide import Sources, folder_digest
 from mmstack.standalone import suite_facts
-from mmstack.store import Store, discard, disk_errors, write_json
+from mmstack.store import Store, discard, disk_errors, held, write_json
 from mmstack.toolchains import architectures, caches, distribution, redist, sysroot, system, wheels
 from mmstack.uses import Uses
 from mmstack.verify import Suite, run_suite, toolkit_facts
@@ -127,7 +136,7 @@ class Workshop:
     @cached_property
     def environments(self) -> Environments:
         """Return the maker of environments."""
-        return Environments(self.paths.state / "uv-cache", self.paths.state / "home")
+        return Environments(self.paths.state / "uv-cache", self.paths.state / "home", self.tell)
 
     @cached_property
     def sources(self) -> Sources:
@@ -231,6 +240,7 @@ class Workshop:
                 return "made by another run"
             if step.layer and step.kind is not StepKind.FETCH:
                 self._check_inputs(plan.layer(step.layer), step)
+            self._demand_hermetic(plan, step)
             try:
                 return actions[step.kind](plan, step)
             except (GateError, HermeticError):
@@ -238,6 +248,17 @@ class Workshop:
                     # or the next run would take it as it lies there
                     discard(self.place(plan.layer(step.layer)).tree.parent)
                 raise
+
+    def _demand_hermetic(self, plan: Plan, step: Step) -> None:
+        """Let no step without a network carry on with what one that had it made."""
+        if step.kind not in {StepKind.SOURCE, StepKind.CONFIGURE, StepKind.BUILD}:
+            return
+        work = self.place(plan.layer(step.layer)).tree.parent
+        mark = work / "networked"
+        if not self.hermetic and step.kind is not StepKind.SOURCE:
+            mark.touch()
+        elif self.hermetic and mark.exists():
+            discard(work)
 
     def _lock_of(self, plan: Plan, step: Step) -> str:
         """Return what no two runs may do at once: a step of a key, and all that a folder of the user's is built by."""
@@ -409,6 +430,9 @@ class Workshop:
             )
         applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
         _lay_over(layer.recipe, tree)
+        if is_ahead(place.tree, place.built):  # by another clock: what an edit is newer than, no date tells
+            discard(place.tree)
+            shutil.rmtree(place.built, ignore_errors=True)
         shutil.rmtree(place.out, ignore_errors=True)
         renew(tree, place.tree, layer.key)
         shutil.rmtree(fresh, ignore_errors=True)
@@ -432,10 +456,13 @@ class Workshop:
 
     def configure(self, plan: Plan, step: Step) -> str:
         """Configure what is compiled, and hold what comes of it against what was asked."""
+        from mmstack import gates  # noqa: PLC0415 - see build
+
         layer = plan.layer(step.layer)
         with self._building(plan, step) as build:
             output = configure(build)
             cache = read_cache(build.folder)
+        gates.check_as_installed(gates.snapshot(site_packages(build.place.env, plan.interpreter)))
         load_recipe(layer.recipe.folder).check_configured(output, cache, layer.facts)
         return f"{len(layer.flags)} flags"
 
@@ -542,8 +569,10 @@ class Workshop:
 
         layer = plan.layer(step.layer)
         place = self.place(layer)
-        outside = (site_packages(place.env, plan.interpreter), place.home)
+        site = site_packages(place.env, plan.interpreter)
+        outside = (site, place.home)
         place.home.mkdir(parents=True, exist_ok=True)
+        gates.check_as_installed(gates.snapshot(site))  # a run that was stopped may have written
         before = gates.snapshot(*outside)
         with _timed(place), self._building(plan, step) as build:
             if has_project(layer) and not place.out.exists():
@@ -626,7 +655,10 @@ class Workshop:
             return "made by another run"
         requirements = self.wheels(plan.run_requires, plan.interpreter)
         log = self._log(plan.stack.name, "install")
-        dist.install(plan, artifacts, requirements, self.environments, bill=bill.of_stack(plan, artifacts), log=log)
+        text = bill.of_stack(plan, artifacts)
+        lock = self.paths.dist / f".{plan.stack.name}.install.lock"  # against runs of other states
+        with held(lock, str(dist.root), self.tell):
+            dist.install(plan, artifacts, requirements, self.environments, bill=text, log=log)
         return f"{len(requirements) + len(artifacts)} wheels"
 
     def verify(self, plan: Plan, step: Step) -> str:
@@ -689,7 +721,13 @@ class Workshop:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             if own.exists():
-                write_atomically(log, own.read_text(encoding="utf-8"))
+                self._copy_log(own, log)
+
+    def _copy_log(self, own: Path, log: Path) -> None:
+        try:
+            write_atomically(log, own.read_text(encoding="utf-8"))
+        except DiskError as problem:  # what the suite found counts all the same
+            self.tell(Notice(text=f"{problem.what}: {problem.why}", level="warning"))
 
     def wheels(self, requirements: Iterable[LockedRequirement], interpreter: Interpreter) -> list[Wheel]:
         """Return the downloaded wheels that serve these requirements."""

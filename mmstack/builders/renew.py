@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
 import stat
+import time
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,13 @@ def renew(new: Path, tree: Path, key: str) -> None:
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(new / name, tree / name, follow_symlinks=False)
     write_json(record, {"files": sorted(names), "key": key})
+
+
+def is_ahead(*folders: Path) -> bool:
+    """Return whether what is in some folders is dated after now, so that the clock has been set back since."""
+    now = time.time() + 2  # seconds, by which the clock of a server's disk may differ
+    files = (f"{parent}/{name}" for folder in folders for parent, _folders, names in os.walk(folder) for name in names)
+    return any(os.lstat(file).st_mtime > now for file in files)
 
 
 def holds(tree: Path, key: str) -> bool:

@@ -54,8 +54,8 @@ def at_once(
             try:
                 found[number] = do(item)
             except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+                outcomes.put(error)  # before the others hear that it is over, and say that they were interrupted
                 halt.set()
-                outcomes.put(error)
             else:
                 outcomes.put(None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -77,6 +78,10 @@ class Downloads:
             found = self.digests.of(path, pin.sha256)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return False
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            found = f"nothing that can be read ({error.strerror})"
         if found != pin.sha256:
             self._damaged(pin, found)
         return found == pin.sha256

@@ -78,6 +78,7 @@ class Repositories:
         listener: is told what is fetched, from any thread.
         mirror: where to fetch from.
         environ: the user's variables.
+        keep: remove nothing that is damaged: there is no network to fetch it anew.
         patience: how many seconds a server may say nothing.
         sleep: how to wait between attempts.
     """
@@ -90,12 +91,14 @@ class Repositories:
         mirror: Mirror,
         *,
         environ: Mapping[str, str],
+        keep: bool = False,
         patience: float = PATIENCE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._git = Git(home, environ, patience)
         self._shelf = _Shelf(root=root, git=self._git, listener=listener)
         self._mirror = mirror
+        self._keep = keep
         self._sleep = sleep
 
     def has(self, pin: GitPin) -> bool:
@@ -264,11 +267,14 @@ class Repositories:
             except CommandError as error:
                 if error.status < 0 or self._git.sound(repository):  # git was ended, or lacks something else
                     raise
-                shutil.rmtree(repository)
+                if not self._keep:
+                    shutil.rmtree(repository)
                 raise PinError(
                     f"what was here of {item.title} is damaged",
                     why=f"{repository.name}: {said(error)}",
-                    fix="it was removed; run the same command again to fetch it anew",
+                    fix=f"remove {repository}, and run `invoke fetch` with a network"
+                    if self._keep
+                    else "it was removed; run the same command again to fetch it anew",
                 ) from error
         unpack(archive, part)
         (part / inner).replace(new / inner)

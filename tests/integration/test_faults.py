@@ -320,6 +320,12 @@ def _outside(tree: Path) -> None:
     _replace(tree / "setup.py", "print(dict(os.environ))", line)
 
 
+def _changes(tree: Path) -> None:
+    """Write into what is installed to build with: a second name of what uv unpacked once for all."""
+    line = 'print("VALUE = 9", file=open(minibase.__file__, "a"))'
+    _replace(tree / "setup.py", "print(dict(os.environ))", line)
+
+
 def _version(tree: Path) -> None:
     """Carry another version than the sdist's name says."""
     _replace(tree / "pyproject.toml", 'version = "2.0"', 'version = "2.1"')
@@ -333,6 +339,7 @@ GATES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a stray package": (_stray, ("record", "outside the wheel's packages: tests/__init__.py")),
     "another version": (_version, ("metadata", "says miniext 2.1, planned is miniext 2.0")),
     "writes outside": (_outside, ("the build wrote outside its wheel", "minibase/extra.py")),
+    "changes what it is built with": (_changes, ("the build wrote outside its wheel", "minibase/__init__.py")),
 }
 
 

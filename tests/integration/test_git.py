@@ -356,9 +356,8 @@ def test_a_damaged_repository_is_mended(bench: Bench, damage: str) -> None:
     assert bench.rubbish() == []
 
 
-def test_bytes_that_rot_are_found_when_they_are_used(bench: Bench) -> None:
-    """The repository is thrown away, and the next run fetches it anew."""
-    wanted = tree_digest(bench.tree("wanted"))
+def rot(bench: Bench) -> Path:
+    """Change a byte of a submodule's file where git keeps it, and return the repository."""
     (pack,) = bench.repository("math").glob("objects/pack/*.pack")
     content = bytearray(pack.read_bytes())
     blob = git(
@@ -369,9 +368,29 @@ def test_bytes_that_rot_are_found_when_they_are_used(bench: Bench) -> None:
     content[offset + 6] ^= 0xFF
     pack.chmod(0o644)
     pack.write_bytes(content)
+    return bench.repository("math")
+
+
+def test_bytes_that_rot_are_found_when_they_are_used(bench: Bench) -> None:
+    """The repository is thrown away, and the next run fetches it anew."""
+    wanted = tree_digest(bench.tree("wanted"))
+    rot(bench)
     with pytest.raises(PinError, match=r"third_party/math is damaged"):
         bench.repositories().lay_out(bench.pin, bench.folder / "tree")
     assert tree_digest(bench.tree()) == wanted
+
+
+def test_what_cannot_be_fetched_anew_is_not_thrown_away(bench: Bench) -> None:
+    """Without a network the repository stays, with all that is whole in it, and what to do is said."""
+    bench.fetch()
+    repository = rot(bench)
+    offline = Repositories(
+        bench.root, bench.folder / "home", bench.said.append, bench.mirror, environ=bench.environ, keep=True
+    )
+    with pytest.raises(PinError, match=r"third_party/math is damaged") as caught:
+        offline.lay_out(bench.pin, bench.folder / "tree")
+    assert str(repository) in caught.value.fix
+    assert repository.exists()
 
 
 def test_a_moved_tag_is_told(own: Bench) -> None:

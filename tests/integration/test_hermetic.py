@@ -85,6 +85,21 @@ def test_a_build_that_asks_another_is_found_out(fresh: Checkout) -> None:
         assert "the answer is 42" in log.read_text(encoding="utf-8")
 
 
+def test_what_was_made_with_a_network_is_not_carried_on_with(fresh: Checkout) -> None:
+    """A run that had one has built a wheel that asked for something; without one it is built from the start."""
+    with answering() as port:
+
+        def ask(tree: Path) -> None:
+            (tree / "setup.py").write_text(ASKS.format(port=port), encoding="utf-8")
+
+        fresh.publish("top", ask)
+        done = fresh.build("--stop-after", "build")
+        assert done.code == 0, done.text
+        done = fresh.build("--hermetic")
+    assert done.code == 1, done.text
+    assert "step 'build top' tried to reach the network" in done.text
+
+
 def test_other_machines_are_not_asked_by_a_build_without_a_network(fresh: Checkout) -> None:
     """Refused before anything is fetched."""
     done = fresh.build("--hermetic", "--distribute", "icecc")

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -635,3 +638,16 @@ def test_events_may_come_from_many_threads(out: io.StringIO) -> None:
     for thread in threads:
         thread.join()
     assert out.getvalue().splitlines() == ["✓ build mmx (1 min 23 s)"] * 200
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+def test_where_nobody_reads_any_more_the_status_tells(monkeypatch: pytest.MonkeyPatch, stopping: bool) -> None:  # noqa: FBT001 - a table
+    """Ctrl-C ends the `tee` of a pipe as well: who is stopping goes on to his own end, others end there."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr("mmstack.console.is_stopping", lambda: stopping)
+        console = Console(stdout=stream, stderr=stream)
+        with nullcontext() if stopping else pytest.raises(SystemExit):
+            console.error(InterruptedRunError("interrupted"))

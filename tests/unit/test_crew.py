@@ -38,6 +38,28 @@ def test_the_first_failure_ends_it() -> None:
     assert set(begun) <= {1, 2}
 
 
+def test_what_failed_is_told_and_not_who_heard_of_it() -> None:
+    """Who is interrupted because another failed is not the cause, however soon he says so."""
+
+    class Slow(threading.Event):
+        """Lets the others go first."""
+
+        def set(self) -> None:
+            super().set()
+            time.sleep(0.05)
+
+    halt = Slow()
+
+    def fail(number: int) -> None:
+        if number == 1:
+            raise ValueError(number)
+        halt.wait(60)
+        raise InterruptedRunError("interrupted")
+
+    with pytest.raises(ValueError, match="1"):
+        at_once(fail, [2, 3, 1], workers=3, stopped=lambda: False, halt=halt)
+
+
 def test_a_stop_waits_for_nobody() -> None:
     """A server that says nothing may do so for minutes."""
     never, stop = threading.Event(), threading.Event()

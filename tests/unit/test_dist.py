@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mmstack.envs import Environments
 from mmstack.errors import DiskError
 from mmstack.keys import file_digest
 from mmstack.model import Artifact
+from mmstack.uses import STANDS_ON
 from tests.miniature import PINS, Miniature
 
 if TYPE_CHECKING:
@@ -112,6 +114,19 @@ def test_what_an_earlier_install_left_is_removed_before_anything_is_touched(
             bench.install(plan, "another bill")
     assert bench.dist.holds(plan, bench.artifacts(plan))
     assert (bench.dist.root / BILL).read_text(encoding="utf-8") == "bill"
+
+
+def test_an_environment_says_what_it_stands_on(bench: Bench) -> None:
+    """So that nothing of it is swept away when a later run has left another manifest."""
+    plan = Miniature(root=bench.root / "checkout").write().plan()
+    bench.install(plan, "{}")
+    names = set(json.loads((bench.dist.env / STANDS_ON).read_text(encoding="utf-8"))["names"])
+    assert {f"artifacts/{layer.key}" for layer in plan.layers} < names
+    assert {f"downloads/{digest}" for item in plan.run_requires for digest in item.sha256} < names
+    (bench.dist.root / "env.old" / "lib").mkdir(parents=True)  # as one that was killed at the very end leaves it
+    bench.dist.clear()
+    assert not (bench.dist.root / "env.old").exists()
+    assert bench.dist.holds(plan, bench.artifacts(plan))
 
 
 def test_another_python_of_the_same_minor_version_is_another_environment(bench: Bench) -> None:

@@ -97,6 +97,20 @@ def test_a_file_is_downloaded_once(bench: Bench) -> None:
     assert bench.server.count(PATH) == 1
 
 
+def test_a_file_on_a_bad_block_is_downloaded_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that keeps digests of its own gives an error instead of other bytes; the strict are told."""
+    bench.fetch()
+
+    def bad(*_given: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("mmstack.digests.Digests.of", bad)
+    assert not bench.downloads.has(PIN)
+    with pytest.raises(PinError, match="is not what was downloaded") as caught:
+        Downloads(bench.downloads.root, strict=True).has(PIN)
+    assert "nothing that can be read" in caught.value.why
+
+
 def test_a_file_that_has_changed_is_downloaded_anew(bench: Bench) -> None:
     """Found before it is used, told once, and not mended by what is wrong itself."""
     bench.fetch()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import platform
 import subprocess
@@ -9,10 +11,20 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 
 from mmstack.envs import Environments, Wheel, python_of, site_packages
+from mmstack.errors import GateError
+from mmstack.events import Notice
+from mmstack.gates import check_as_installed, snapshot
 from mmstack.keys import file_digest
 from tests.miniature import INTERPRETER
+
+if TYPE_CHECKING:
+    from mmstack.envs import LinkMode
+    from mmstack.events import Event
 
 HERE = replace(INTERPRETER, path=Path(sys.executable), version=platform.python_version())
 HEADERS = ("one/once.h", "two/once.h")
@@ -44,6 +56,55 @@ def test_when_headers_were_installed_is_not_compiled_into_anything(tmp_path: Pat
     words = ["g++", "-E", "-x", "c++", "-I", str(site_packages(env, HERE)), "-"]
     done = subprocess.run(words, input=source, capture_output=True, text=True, check=True)
     assert done.stdout.count("struct Once") == 1
+
+
+def wheel_of_code(folder: Path) -> Wheel:
+    """Write a wheel of one module, with a RECORD that says what it is."""
+    path, name, body = folder / "code-1-py3-none-any.whl", "code.py", b"VALUE = 1\n"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
+    files = {
+        name: body,
+        "code-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: code\nVersion: 1\n",
+        "code-1.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    rows = [f"{name},sha256={digest},{len(body)}", *(f"{each},," for each in files if each != name)]
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, text in {**files, "code-1.dist-info/RECORD": "\n".join(rows).encode()}.items():
+            archive.writestr(each, text)
+    return Wheel(path=path, sha256=file_digest(path))
+
+
+@pytest.mark.parametrize("link_mode", ["hardlink", "copy"])
+def test_what_a_build_wrote_into_its_environment_is_in_no_later_one(tmp_path: Path, link_mode: LinkMode) -> None:
+    """It wrote into uv's cache, too, of which the file is a second name."""
+    told: list[Event] = []
+    environments, wheel = Environments(tmp_path / "cache", tmp_path / "home", told.append), wheel_of_code(tmp_path)
+    environments.make(tmp_path / "one", HERE, [wheel])
+    with (site_packages(tmp_path / "one", HERE) / "code.py").open("w", encoding="utf-8") as module:
+        module.write("VALUE = 2\n")
+    assert told == []
+    for name in ("two", "three"):
+        environments.make(tmp_path / name, HERE, [wheel], link_mode=link_mode)
+        assert (site_packages(tmp_path / name, HERE) / "code.py").read_text(encoding="utf-8") == "VALUE = 1\n"
+    (notice,) = told
+    assert isinstance(notice, Notice)
+    assert notice.text == "unpacked anew, for something wrote into what is installed of it: code"
+
+
+def test_what_was_written_into_an_environment_before_is_no_part_of_it(tmp_path: Path) -> None:
+    """By a run that was stopped, or while it was configured: new or changed, the next step does not begin on it."""
+    environments, site = Environments(tmp_path / "cache", tmp_path / "home"), site_packages(tmp_path / "env", HERE)
+    environments.make(tmp_path / "env", HERE, [wheel_of_code(tmp_path)], beside=[tmp_path])
+    check_as_installed(snapshot(site))
+    (site / "__pycache__").mkdir()
+    (site / "__pycache__" / "code.cpython-311.pyc").touch()  # Python's own
+    check_as_installed(snapshot(site))
+    for file in (site / "code.py", site / "new.pth"):
+        file.write_text("x = 1\n", encoding="utf-8")
+        with pytest.raises(GateError, match="wrote outside its wheel") as caught:
+            check_as_installed(snapshot(site))
+        assert caught.value.why == f"written: {file}"
+        file.unlink()
 
 
 def test_an_environment_whose_python_is_gone_is_made_anew(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmstack.builders.renew import demand, renew
+from mmstack.builders.renew import demand, is_ahead, renew
 from mmstack.errors import ChangedError
 from mmstack.sources.archive import tree_digest
 
@@ -122,6 +123,15 @@ def test_after_a_kill_nothing_is_removed_through_what_took_a_folder_s_place(tmp_
     renew(lay(tmp_path / "new", {"b": "two"}), tmp_path / "tree", "two")
     assert [path.name for path in (tmp_path / "tree").iterdir()] == ["b"]
     assert (outside / "a").read_text(encoding="utf-8") == "mine"
+
+
+def test_what_is_dated_after_now_is_seen(tmp_path: Path) -> None:
+    """What was compiled while the clock was ahead is newer than any edit since."""
+    lay(tmp_path / "tree", {"a": "one"})
+    assert not is_ahead(tmp_path / "tree", tmp_path / "gone")
+    ahead = time.time() + 60
+    os.utime(lay(tmp_path / "built", {"pkg/a": "object"}) / "pkg" / "a", (ahead, ahead))
+    assert is_ahead(tmp_path / "tree", tmp_path / "built")
 
 
 def test_of_a_tree_without_a_record_nothing_is_kept(tmp_path: Path) -> None:

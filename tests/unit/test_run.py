@@ -285,6 +285,19 @@ def test_a_command_s_children_end_with_it(
     wait_for(lambda: not alive(pids[0]))
 
 
+def test_what_leaves_its_session_does_not_hold_up_the_run(
+    monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., None]
+) -> None:
+    """A daemon that a build or a suite forgot holds its output open, for ever."""
+    monkeypatch.setattr(run_module, "GRACE_SECONDS", 0.2)
+    pids: list[int] = []
+    started = time.monotonic()
+    daemon = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {CHILD!r}], start_new_session=True)"
+    python(daemon, on_line=lambda line: pids.append(int(line)))
+    assert time.monotonic() - started < 30
+    wait_for(lambda: not alive(pids[0]))
+
+
 def test_a_doomed_command_is_killed() -> None:
     """Whoever waits may lose patience; the command's children end with it."""
     asked: list[float] = []

@@ -104,6 +104,12 @@ def _flip(file: Path) -> None:
     file.write_bytes(content)
 
 
+def _replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit": lambda folder: _flip(next(folder.glob("*.whl"))),
     "cut short": lambda folder: os.truncate(next(folder.glob("*.whl")), 3),
@@ -114,6 +120,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "record of another form": lambda folder: (folder / RECORD).write_text("[]"),
     "record of other types": lambda folder: (folder / RECORD).write_text('{"filename": 1}'),
     "record without facts": lambda folder: (folder / RECORD).write_text("{}"),
+    "record of another size": lambda folder: _replace(folder / RECORD, '"size": 8', '"size": 9'),
+    "record of another layer": lambda folder: _replace(folder / RECORD, '"layer": "ext"', '"layer": "exu"'),
+    "record of other gates": lambda folder: _replace(folder / RECORD, '"tag"', '"tah"'),
     "record no text": lambda folder: (folder / RECORD).write_bytes(b"\xff"),
 }
 
@@ -207,6 +216,14 @@ def test_a_damaged_verification_is_not_found(store: Store, text: str) -> None:
     """The suite runs again."""
     store.put_verification(RESULT)
     (store.root / "verified" / f"{RESULT.key}.json").write_text(text)
+    assert store.find_verification(RESULT.key) is None
+
+
+@pytest.mark.parametrize(("old", "new"), [('"seconds": 1.5', '"seconds": 9.5'), ("not run", "passed")])
+def test_a_verification_that_says_something_else_is_not_found(store: Store, old: str, new: str) -> None:
+    """What is believed of it was written by us."""
+    store.put_verification(RESULT)
+    _replace(store.root / "verified" / f"{RESULT.key}.json", old, new)
     assert store.find_verification(RESULT.key) is None
 
 

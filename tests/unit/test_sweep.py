@@ -20,7 +20,7 @@ from mmstack.events import Waiting
 from mmstack.model import Paths
 from mmstack.sweep import AGES, Limits, read_age, read_size, sweep
 from mmstack.toolchains.caches import SCCACHE
-from mmstack.uses import Uses, of_plan
+from mmstack.uses import STANDS_ON, Uses, of_plan
 from mmstack.workshop import Workshop
 from tests.miniature import Miniature
 
@@ -194,6 +194,18 @@ def test_what_a_result_stands_on_stays(bench: Bench) -> None:
     assert not repository.exists()
     assert set(kept(swept).values()) == {"dist/mini stands on it"}
     assert swept.after == 6000
+
+
+def test_what_is_installed_stays_whatever_was_built_after_it(bench: Bench) -> None:
+    """A later run that ended early leaves the environment as it was, and a manifest of its own."""
+    installed, later = bench.artifact(KEYS[1], days=99), bench.artifact(KEYS[2], days=99)
+    bench.result("mini", KEYS[2])
+    env = bench.paths.dist / "mini" / "env"
+    env.mkdir()
+    (env / STANDS_ON).write_text(json.dumps({"names": [f"artifacts/{KEYS[1]}"]}), encoding="utf-8")
+    assert set(kept(bench.sweep(max_size=0)).values()) == {"dist/mini stands on it"}
+    assert installed.exists()
+    assert later.exists()
 
 
 def test_a_result_from_git_stands_on_the_repositories(bench: Bench) -> None:
