@@ -6,6 +6,7 @@ import base64
 import csv
 import os
 import shutil
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -80,7 +81,7 @@ class Environments:
     """Makes environments; `cache` is uv's, so that a wheel is unpacked once and linked from then on.
 
     What writes into a linked file writes into the cache, and so into whatever is made of it afterwards. So what is
-    not as its wheel's RECORD says is unpacked anew.
+    not as in its wheel is unpacked anew.
     """
 
     def __init__(self, cache: Path, home: Path, tell: Listener = ignore) -> None:
@@ -112,11 +113,12 @@ class Environments:
         site = site_packages(env, interpreter)
         if wheels:
             self._install(env, wheels, link_mode, log)
-            if written := sorted(_not_as_recorded(site)):
+            if written := sorted(_not_as_in_their_wheels(site, wheels)):
                 text = f"unpacked anew, for something wrote into what is installed of it: {', '.join(written)}"
                 self.tell(Notice(text=text, level="warning"))
                 self._uv("cache", "clean", *written, log=log)
-                self._install(env, wheels, link_mode, log, "--reinstall")
+                again = [word for name in written for word in ("--reinstall-package", name)]
+                self._install(env, wheels, link_mode, log, *again)
         if beside:
             lines = "".join(f"{folder}\n" for folder in beside)
             (site / BESIDE).write_text(lines, encoding="utf-8")
@@ -170,17 +172,31 @@ def _undated(folder: Path) -> Iterator[str]:
                 yield path
 
 
-def _not_as_recorded(site: Path) -> Iterator[str]:
-    """Yield the distributions of which a file is not what their RECORD says; what was seen before is not read again."""
+def _not_as_in_their_wheels(site: Path, wheels: Sequence[Wheel]) -> Iterator[str]:
+    """Yield the distributions of which a file is not that of their wheel; what was seen before is not read again."""
     undated = set(_undated(site))
+    of_name = {canonicalize_name(parse_wheel_filename(wheel.path.name)[0]): wheel.path for wheel in wheels}
     for record in site.glob("*.dist-info/RECORD") if undated else ():
         with record.open(encoding="utf-8", errors="replace", newline="") as rows:
             pairs = [row[:2] for row in csv.reader(rows) if len(row) > 1]
-        listed = {f"{site}/{name}": digest for name, digest in pairs if digest.startswith("sha256=")}
-        if any(_digest(path) != listed[path] for path in listed.keys() & undated):
-            yield record.parent.name.partition("-")[0]
+        recorded = {name: digest for name, digest in pairs if digest.startswith("sha256=")}
+        others = [
+            name
+            for name, digest in recorded.items()
+            if (path := f"{site}/{name}") in undated and _digest(Path(path)) != digest
+        ]
+        name = canonicalize_name(record.parent.name.partition("-")[0])
+        if others and _differ(of_name[name], site, others):
+            yield name
 
 
-def _digest(path: str) -> str:
+def _differ(wheel: Path, site: Path, names: Sequence[str]) -> bool:
+    """Return whether any of these files is another in a wheel, whose RECORD need not be right."""
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+        return any(name not in inside or archive.read(name) != (site / name).read_bytes() for name in names)
+
+
+def _digest(file: Path) -> str:
     """Return a file's digest as a RECORD writes it."""
-    return f"sha256={base64.urlsafe_b64encode(bytes.fromhex(file_digest(Path(path)))).decode().rstrip('=')}"
+    return f"sha256={base64.urlsafe_b64encode(bytes.fromhex(file_digest(file))).decode().rstrip('=')}"

@@ -48,6 +48,15 @@ PLACES: Mapping[Kind, str] = {
     "benchmark": "bench/*",
 }
 SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan needs them shows only while it runs
+# Whatever else lies there is somebody's own, and the folder no state alone: `MMSTACK_HOME=$HOME` is soon typed.
+OURS = frozenset(
+    {
+        *(pattern.partition("/")[0] for pattern in PLACES.values()),
+        *("compiler-cache", "digests", "distro", "edit", "home", "lock", "locks", "pythons.json", "timings", "uses"),
+        "lost+found",
+    }
+)
+ASIDE = (".old-", ".new-", ".nfs")
 HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*", "work/.*", "*/.new-*")
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 1 << 10,
@@ -56,6 +65,7 @@ SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "TIB": 1 << 40,
 }
 AGES = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+SHOWN = 5
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", re.ASCII)
 
 
@@ -173,8 +183,16 @@ def sweep(
     What a result in `dist/` stands on, and what a build that runs uses, stays. No build begins meanwhile.
 
     Raises:
+        UsageError: in the state's folder lies what is none of ours, so that nobody knows what else there is not.
         OSError: something cannot be removed.
     """
+    strange = [path.name for path in paths.state.glob("*") if not (path.name in OURS or path.name.startswith(ASIDE))]
+    if strange:
+        raise UsageError(
+            f"{paths.state} holds what mmstack did not make: {', '.join(sorted(strange)[:SHOWN])}",
+            why="so what has the name of a thing of ours may be yours",
+            fix="let MMSTACK_HOME be a folder for mmstack alone, or move that elsewhere",
+        )
     with uses.alone() as known:
         broom = _Broom(paths=paths, known=known, limits=limits, now=clock())
         verdicts = tuple(broom.judge())
@@ -271,7 +289,8 @@ class _Broom:
 
 
 def _is_half_made(thing: Thing) -> bool:
-    return thing.path.name.startswith((".", "verify-"))
+    name = thing.path.name
+    return name.startswith(".") or (thing.kind == "work folder" and name.startswith("verify-"))
 
 
 def _results(dist: Path) -> Iterator[tuple[str, str]]:

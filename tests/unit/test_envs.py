@@ -67,7 +67,8 @@ def wheel_of_code(folder: Path) -> Wheel:
         "code-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: code\nVersion: 1\n",
         "code-1.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    rows = [f"{name},sha256={digest},{len(body)}", *(f"{each},," for each in files if each != name)]
+    wrong = "code-1.dist-info/METADATA,sha256=AAAA,9"  # as some wheels' RECORD is; it is the wheel that counts
+    rows = [f"{name},sha256={digest},{len(body)}", wrong, *(f"{each},," for each in list(files)[2:])]
     with zipfile.ZipFile(path, "w") as archive:
         for each, text in {**files, "code-1.dist-info/RECORD": "\n".join(rows).encode()}.items():
             archive.writestr(each, text)

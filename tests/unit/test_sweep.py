@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,11 +19,12 @@ from mmstack.engine import Engine
 from mmstack.errors import UsageError
 from mmstack.events import Waiting
 from mmstack.model import Paths
-from mmstack.sweep import AGES, Limits, read_age, read_size, sweep
+from mmstack.sweep import AGES, OURS, Limits, read_age, read_size, sweep
 from mmstack.toolchains.caches import SCCACHE
 from mmstack.uses import STANDS_ON, Uses, of_plan
 from mmstack.workshop import Workshop
 from tests.miniature import Miniature
+from tests.support import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,6 +150,33 @@ def test_without_limits_only_what_is_of_no_use_goes(bench: Bench) -> None:
     assert removed(swept)[f"artifacts/{KEYS[5]}"] == "it has no record"
     assert set(kept(swept).values()) == {"may be of use"}
     assert swept.after == sum(path.stat().st_size for path in bench.paths.state.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", ".bashrc", "Documents/a"])
+def test_a_folder_that_is_not_ours_alone_is_left_alone(bench: Bench, name: str) -> None:
+    """`MMSTACK_HOME=$HOME`: a `work` or `downloads` there is the user's."""
+    own = [bench.make(f"{folder}/mine", days=900) for folder in ("work", "downloads", "logs", "artifacts")]
+    bench.make(name)
+    with pytest.raises(UsageError, match="holds what mmstack did not make") as caught:
+        bench.sweep(max_size=0, older_than=0.0)
+    assert name.partition("/")[0] in caught.value.what
+    assert all(file.exists() for file in own)
+
+
+def test_the_logs_of_suites_are_not_half_made(bench: Bench) -> None:
+    """Only what they worked in is."""
+    log = bench.make(f"logs/verify-ext-{KEYS[1][:16]}.log", days=900)
+    assert kept(bench.sweep()) == {f"logs/{log.name}": "may be of use"}
+    assert log.exists()
+
+
+def test_all_that_is_documented_of_the_state_is_ours() -> None:
+    """Or a sweep would refuse it."""
+    text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8").partition("## Results")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    names = {name.partition("/")[0] for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    assert len(names) > 15
+    assert names <= OURS
 
 
 def test_what_was_not_used_for_longest_goes_first(bench: Bench) -> None:
