@@ -77,7 +77,7 @@ def _session(
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks
             signal.signal(number, _interrupt)
-    console = Console(json=json, verbose=verbose, dist=Path("dist"))
+    console = Console(json=json, verbose=verbose, dist=Path(os.path.relpath(ROOT / "dist")))
     try:
         state = _state()
         paths = Paths(root=ROOT, state=state, dist=ROOT / "dist")
@@ -104,8 +104,15 @@ def _state() -> Path:
     except ValueError as error:
         raise UsageError(f"MMSTACK_HOME: '{said}' is no folder", why=str(error), fix="correct or unset it") from error
     try:
-        if state.exists() and not state.is_dir():
-            raise UsageError(f"MMSTACK_HOME: {state} is no folder", fix="correct or unset it")
+        state.exists()  # raises where no folder can have that name
+        there = next(path for path in (state, *state.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            why = "it is a link to what is not there" if there.is_symlink() else ""
+            raise UsageError(
+                f"the state cannot be in {state}: {there} is no folder",
+                why=why,
+                fix="correct MMSTACK_HOME, or unset it" if said else "remove it",
+            )
     except OSError as error:  # it may not be looked at, or no folder can have that name
         raise UsageError(f"MMSTACK_HOME: {state} cannot be used", why=str(error), fix="correct or unset it") from error
     return state
@@ -540,6 +547,10 @@ def _refused(words: list[str]) -> UsageError | None:
         Parser(initial=program.initial_context, contexts=contexts).parse_argv(ours)
     except ParseError as error:
         return _usage_error(error, words)
+    for option, known in (("--help", {each.name for each in contexts}), ("--list", set(namespace.collections))):
+        named = words[words.index(option) + 1 :][:1] if option in words else []
+        if named and not named[0].startswith("-") and named[0] not in known:
+            return _no_task(named[0])
     if "--" not in words or "--complete" in words:  # a shell's words follow
         return None
     from mmstack.errors import UsageError  # noqa: PLC0415 - see _session
@@ -550,6 +561,7 @@ def _refused(words: list[str]) -> UsageError | None:
 
 def _usage_error(error: ParseError, words: list[str]) -> UsageError:
     from mmstack.errors import UsageError, did_you_mean  # noqa: PLC0415 - see _session
+    from mmstack.sources.places import shown  # noqa: PLC0415 - see _session
 
     context = error.context if error.context and error.context.name else None
     known = "`invoke --list` lists the tasks"
@@ -563,12 +575,20 @@ def _usage_error(error: ParseError, words: list[str]) -> UsageError:
     word = unknown[2]
     if context and word.startswith("-"):
         flags = [name for name in context.flags if name.startswith("--")]
-        return UsageError(f"{context.name} has no option '{word}'", why=did_you_mean(word, flags), fix=fix)
+        return UsageError(f"{context.name} has no option '{shown(word)}'", why=did_you_mean(word, flags), fix=fix)
     before = words[words.index(word) - 1] if word in words else ""
     if context and words.count(before) > 1 and before in context.flags:
-        return UsageError(f"{before} is given twice", why=f"with '{word}' the second time", fix="give it once")
+        return UsageError(f"{before} is given twice", why=f"with '{shown(word)}' the second time", fix="give it once")
+    return _no_task(word)
+
+
+def _no_task(word: str) -> UsageError:
+    from mmstack.errors import UsageError, did_you_mean  # noqa: PLC0415 - see _session
+    from mmstack.sources.places import shown  # noqa: PLC0415 - see _session
+
     names = [str(each.name) for each in namespace.to_contexts()]
-    return UsageError(f"there is no task '{word}'", why=did_you_mean(word, names), fix=known)
+    why = did_you_mean(word, names)
+    return UsageError(f"there is no task '{shown(word)}'", why=why, fix="`invoke --list` lists the tasks")
 
 
 # Invoke offers no other place between reading the tasks and reading the command line

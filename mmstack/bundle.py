@@ -118,7 +118,8 @@ class Bundler:
         kinds = {layer["name"]: layer["source"]["kind"] for layer in self.manifest["layers"]}
         for name in self.without:
             if name not in kinds:
-                raise UsageError(f"--bundle-without: there is no layer '{name}'", why=did_you_mean(name, kinds))
+                why = did_you_mean(name, kinds)
+                raise UsageError(f"--bundle-without: there is no layer '{name}'", why=why, fix="correct the name")
             if kinds[name] == "installed":
                 raise UsageError(
                     f"--bundle-without {name}: it has no wheel", fix="leave the option out: no bundle holds this layer"

@@ -136,10 +136,12 @@ class Console:
         self._json = json
         self._verbose = verbose
         self._dist = dist
-        self._stdout = stdout or sys.stdout
+        # the system gives none to whom its user has closed it
+        closed = io.StringIO()
+        self._stdout = stdout or sys.stdout or closed
         self._documented = False
         self._github = os.environ.get("GITHUB_ACTIONS") == "true"
-        self._errors = _terminal(stderr or sys.stderr)
+        self._errors = _terminal(stderr or sys.stderr or closed)
         self._out = self._errors if json else _terminal(self._stdout)
         bars = self._out.file.isatty() and not self._out.is_dumb_terminal and not self._github
         self._display: Display = _Bars(self._out) if bars else _Lines(self._say, self._safe, clock, fold=self._github)

@@ -22,6 +22,7 @@ from mmstack.errors import CommandError, DiskError, HostError, MmstackError, Usa
 from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpreter
 from mmstack.run import run
 from mmstack.shapes import load, misfit, table_of
+from mmstack.sources.places import expanded
 from mmstack.standalone import GPU_CHOICE, GPU_QUERY
 from mmstack.toolchains.architectures import parse_architecture
 from mmstack.toolchains.compilers import find_compilers, probe, twin
@@ -271,11 +272,7 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
         DiskError: the cache cannot be written.
     """
     if "/" in request:
-        try:
-            path = Path(request).expanduser().absolute()
-        except RuntimeError as error:
-            raise UsageError(f"--python {request}: {error}", fix="write the whole path") from error
-        return describe(path, cache=cache)
+        return describe(expanded(request, "--python").absolute(), cache=cache)
     if not re.fullmatch(r"\d+\.\d+(\.\d+)?", request):
         raise UsageError(
             f"'{request}' is neither a version of Python nor a path",
@@ -303,7 +300,7 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
 def _installed(uv: Path, request: str) -> list[tuple[str, Path]]:
     """Return versions and paths of the Pythons that uv and pyenv have, the preferred first."""
     environment = {**os.environ, "PATH": _path_with_pyenv(request)}
-    words: list[str | Path] = [uv, "python", "list", "--only-installed", "--no-python-downloads"]
+    words: list[str | Path] = [uv, "python", "list", "--only-installed", "--no-python-downloads", "--no-cache"]
     words += ["--output-format", "json", *([request] if request else [])]
     try:
         output = run(words, env=environment, cwd=Path("/")).output

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmstack import __version__
@@ -16,7 +17,6 @@ from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -32,22 +32,23 @@ def builder(root: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """
     workflow = environ.get("GITHUB_WORKFLOW_REF", "") if environ.get("GITHUB_ACTIONS") == "true" else ""
     server = environ.get("GITHUB_SERVER_URL", "https://github.com")
-    commit = _git(root, "rev-parse", "HEAD")
+    home = Path(environ.get("HOME", root))  # there the user says whose repositories are safe
+    commit = _git(root, home, "rev-parse", "HEAD")
     return {
         "id": f"{server}/{workflow}" if workflow else LOCAL,
         "mmstack": __version__,
         "commit": commit.strip(),
-        "modified": bool(commit and _git(root, "status", "--porcelain")),
+        "modified": bool(commit and _git(root, home, "status", "--porcelain")),
     }
 
 
-def _git(root: Path, *words: str) -> str:
+def _git(root: Path, home: Path, *words: str) -> str:
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return ""
     environment = {"GIT_CEILING_DIRECTORIES": str(root.parent), "GIT_CONFIG_NOSYSTEM": "1", "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        return run([git, "-C", root, *words], env=scrubbed(root, environment)).output
+        return run([git, "-C", root, *words], env=scrubbed(home, environment)).output
     except MmstackError:  # a repository of somebody else's, or a broken one: then the commit is not known
         return ""
 

@@ -114,15 +114,20 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
     if all(keys.get(layer.name) == layer.key for layer in plan.layers) and len(keys) == len(plan.layers):
         return
     if checkout or not machine:
-        raise PinError(
-            "this checkout does not make what the manifest names",
-            why="\n".join([*checkout, *inputs, *machine]) or "the keys differ",
-            fix=f"check out commit {commit} of mmstack" if commit else "take the checkout that made the manifest",
-        )
+        raise other_checkout(commit, "\n".join([*checkout, *inputs, *machine]) or "the keys differ")
     raise HostError(
         "this machine does not make what the manifest names",
         why="\n".join([*machine, *inputs]),
         fix="install what the manifest names, or build on a machine that has it",
+    )
+
+
+def other_checkout(commit: str, why: str) -> PinError:
+    """Return the error of a checkout that is not the one of a manifest, of which that commit is known, if any."""
+    return PinError(
+        "this checkout does not make what the manifest names",
+        why=why,
+        fix=f"check out commit {commit} of mmstack" if commit else "take the checkout that made the manifest",
     )
 
 

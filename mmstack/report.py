@@ -217,7 +217,7 @@ def to_manifest(
         "artifacts": [_artifact(artifact) for artifact in ended.artifacts],
         "steps": facts,
         "compiler_caches": [{**vars(used), "step": used.step.id, "layer": used.step.layer} for used in caches],
-        "verifications": [_verification(found, found.layer in reused) for found in ended.verifications],
+        "verifications": [verification_facts(found, reused=found.layer in reused) for found in ended.verifications],
         "warnings": list(dict.fromkeys(warnings)),
         "reproduce": reproduce,
         "options": dict(options),
@@ -330,7 +330,8 @@ def _when(began: float, ended: float, origin: float) -> Manifest:
     return {"start": start, "seconds": round(max(ended - origin - start, 0.0), 3)}
 
 
-def _verification(found: Verification, reused: bool) -> Manifest:  # noqa: FBT001 - a fact, not a switch
+def verification_facts(found: Verification, *, reused: bool) -> Manifest:
+    """Return what a manifest says of a suite's result."""
     return {
         "layer": found.layer,
         "key": found.key,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, get_args
 
@@ -19,6 +18,7 @@ from mmstack.keys import ENGINE, key
 from mmstack.lock import applicable, tree_name
 from mmstack.model import BUILT, LayerChoice, LayerPlan, Plan, Source, SourceKind
 from mmstack.recipes import BuildFacts, load_recipe
+from mmstack.sources.places import expanded, shown
 from mmstack.toolchains import architectures as gpu
 from mmstack.toolchains import compilers
 
@@ -400,7 +400,7 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
         return _installed_source(request, recipe, choice)
     if kind not in get_args(SourceKind) or rest:
         raise UsageError(
-            f"--source: '{text}' is no kind of source",
+            f"--source: '{shown(text)}' is no kind of source",
             why=did_you_mean(kind, [*get_args(SourceKind), "source"]),
             fix="write LAYER=sdist or LAYER=path:DIR",
         )
@@ -459,30 +459,30 @@ def _usual_source(request: Request, recipe: RecipeData, choice: LayerChoice) -> 
 def _path_source(recipe: RecipeData, choice: LayerChoice, text: str) -> Source:
     if not text:
         raise UsageError("--source: path names no folder", fix=f"write {choice.name}=path:DIR")
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"--source {choice.name}=path:{text}: {error}", fix="write the whole path") from error
+    path = expanded(text, f"--source {choice.name}=path")
     return Source(kind="path", project=recipe.project, version=choice.version, path=path)
 
 
-def choose_python(stack: Stack, found: Sequence[Interpreter]) -> Interpreter:
-    """Return the Python that the stack prefers among those found; one that was asked for is the only one.
+def choose_python(stack: Stack, host: Host) -> Interpreter:
+    """Return the Python that the stack prefers among those of a machine; one that was asked for is the only one.
 
     Raises:
         HostError: none of the stack's Pythons is here.
         ConstraintError: the one that is here is not the stack's.
     """
+    found = host.pythons
     ranks = {minor: rank for rank, minor in enumerate(stack.python)}
     usable = sorted((ranks[item.minor], n) for n, item in enumerate(found) if item.minor in ranks)
     if usable:
         return found[usable[0][1]]
     if found:
         demand_python(stack, found[0].minor)
+    notes = [f"{minor}: {note}" for minor in stack.python if (note := host.notes.get(f"python {minor}"))]
     raise HostError(
-        "none of the stack's Pythons is on this machine",
-        why=f"stack '{stack.name}' is made for {', '.join(stack.python)}",
-        fix=f"`uv python install {stack.python[0]}`, or name one with `--python PATH`",
+        "none of the stack's Pythons is on this machine, or can be built for",
+        why="\n".join([f"stack '{stack.name}' is made for {', '.join(stack.python)}", *notes]),
+        fix=f"`uv python install {stack.python[0]}`, your distribution's package with its headers, or name one with "
+        "`--python PATH`",
     )
 
 

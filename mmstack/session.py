@@ -16,7 +16,7 @@ from mmstack.dist import Dist
 from mmstack.doctor import Needs
 from mmstack.engine import Engine, until
 from mmstack.envs import uv_path
-from mmstack.errors import CatalogError, DiskError, MmstackError, UsageError, did_you_mean
+from mmstack.errors import CatalogError, ConstraintError, DiskError, MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice, RunEnded
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
@@ -28,6 +28,7 @@ from mmstack.report import (
     compiler_record,
     read_manifest,
     read_manifest_file,
+    verification_facts,
     write,
     write_atomically,
 )
@@ -145,7 +146,9 @@ class Session:
 
     def fetch(self, options: Options) -> None:
         """Download all that a build needs."""
-        self.engine.build(self._plan(options), stop_after="fetch")
+        plan = self._plan(options)
+        self.engine.build(plan, stop_after="fetch")
+        self.console.document({"fetched": {"stack": plan.stack.name, "key": plan.key}})
 
     def verify(self, name: str, suite_options: dict[str, str]) -> None:
         """Verify what stands in `dist/<stack>/`, layer by layer, in fresh environments."""
@@ -155,7 +158,7 @@ class Session:
         dist = Dist(self.paths.dist / self._built(name))
         manifest = self._manifest(dist)
         results = self._engine(suite_options).verify_again(dist, manifest)
-        self.console.document({"verifications": results})
+        self.console.document({"verifications": [verification_facts(found, reused=False) for found in results]})
 
     def bundle(self, name: str, file: str, without: Sequence[str], suite_options: dict[str, str]) -> None:
         """Make one archive that proves what stands in `dist/<stack>/` on another machine.
@@ -240,7 +243,11 @@ class Session:
         other = replace(self, paths=paths)
         shop = other.engine.workshop
         shop.pinned = rebuild.pinned(manifest)
-        plan = other._plan(asked)  # noqa: SLF001 - it is one of us
+        try:
+            plan = other._plan(asked)  # noqa: SLF001 - it is one of us
+        except (UsageError, CatalogError, ConstraintError) as error:  # what was asked for there makes no sense here
+            commit = manifest["builder"].get("commit", "")
+            raise rebuild.other_checkout(commit, f"{error.what}: {error.why}" if error.why else error.what) from error
         rebuild.check(plan, manifest)
         other.engine.build(plan, stop_after="gate")
         made = {layer.name: shop.artifact(layer) for layer in plan.made}
@@ -431,6 +438,12 @@ class Session:
         return manifest
 
     def _plan(self, options: Options) -> Plan:
+        if odd := sorted(set(str(self.paths.root)) & set("[]$")):
+            raise UsageError(
+                f"the suites cannot run in {self.paths.root}",
+                why=f"pytest takes {' and '.join(odd)} in a path for something else",
+                fix="move or clone this checkout to a folder without",
+            )
         request = options.request()
         self._take_mirror(options.mirror)
         selection = select(request, self.engine.catalog)
@@ -439,7 +452,7 @@ class Session:
             locked.check([stack], self.engine.catalog)
             locked.check_request(request, selection, self.engine.catalog)
         facts = self._look(stack, request, one_python=True)
-        plan = self.engine.plan(request, facts, choose_python(stack, facts.pythons))
+        plan = self.engine.plan(request, facts, choose_python(stack, facts))
         if self.locked:
             locked.check_plan(plan)
         return plan
@@ -483,7 +496,7 @@ class Session:
         """Return what a plan would find for a CUDA stack, and what would end it."""
 
         def interpreter() -> Interpreter:
-            return choose_python(selection.stack, facts.pythons)
+            return choose_python(selection.stack, facts)
 
         def toolkit() -> Toolkit | None:
             taken, _notes = self.engine.toolkit(request, selection, interpreter())

@@ -330,7 +330,7 @@ class Archive:
             f"the distribution's archive could not be asked for {what}",
             why=why,
             fix="check the network, the proxy and this machine's apt sources; "
-            "`--offline` makes do with what is already downloaded",
+            "`build-stack --offline` makes do with what is already downloaded",
         )
 
     def _needs(

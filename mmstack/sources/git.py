@@ -101,6 +101,10 @@ class Repositories:
         self._keep = keep
         self._sleep = sleep
 
+    def place(self, pin: GitPin) -> str:
+        """Return from where a release is fetched, fit to be shown."""
+        return redact(self._mirror.rewrite(pin.url))
+
     def has(self, pin: GitPin) -> bool:
         """Return whether a commit and those of all its submodules are here, whole; asks no network.
 

@@ -74,7 +74,7 @@ class Index:
         origins = ", ".join(self.settings.origins) or "the defaults of uv and pip"
         return (
             f"check the network, the proxy and the package-index settings (from {origins}); "
-            "`--offline` makes do with what is already downloaded"
+            "`build-stack --offline` makes do with what is already downloaded"
         )
 
     def locate(self, project: str, pins: Sequence[FilePin]) -> dict[FilePin, Offer]:

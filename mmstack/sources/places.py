@@ -58,8 +58,10 @@ def expanded(text: str, option: str) -> Path:
     """Return the path that a user means.
 
     Raises:
-        UsageError: it is the home of nobody, or no path at all.
+        UsageError: it is the home of nobody, an address, or no path at all.
     """
+    if "://" in text:
+        raise UsageError(f"{option}: {redact(text)} is no path", why="it is an address", fix="give a path")
     try:
         return user_path(text)
     except ValueError as error:
@@ -78,6 +80,11 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+def shown(word: str) -> str:
+    """Return a word of the user's fit to be shown: of an address no user, no password, no query."""
+    return redact(word) if "://" in word else word
 
 
 def redact(url: str) -> str:

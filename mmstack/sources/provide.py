@@ -15,7 +15,7 @@ from mmstack.lock import tree_name
 from mmstack.sources import trees
 from mmstack.sources.archive import tree_digest, unpack
 from mmstack.sources.download import out_of_reach
-from mmstack.sources.places import Offer, redact
+from mmstack.sources.places import Offer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -96,8 +96,9 @@ class Sources:
             self.archive.check(source.distro)
             return f"{source.distro.package} {source.distro.version} of {source.distro.codename}, by apt"
         assert source.git is not None  # noqa: S101 - nothing else is asked for
-        here = self.repositories.has(source.git)
-        return f"{source.git.tag} {'is here' if here else 'will be fetched from ' + redact(source.git.url)}"
+        if self.repositories.has(source.git):
+            return f"{source.git.tag} is here"
+        return f"{source.git.tag} will be fetched from {self.repositories.place(source.git)}"
 
     def lay_out(self, layer: Wanted, into: Path) -> Path:
         """Make a layer's tree in a new folder, without its patches, and return where in it the tree is.

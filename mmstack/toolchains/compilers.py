@@ -134,7 +134,11 @@ def probe(cc: Path, cxx: Path, environ: Mapping[str, str]) -> Compiler:
     target = run([cxx, "-dumpmachine"], env=environment).output.strip()
     found = family_and_version(c), family_and_version(first)
     if None not in found and found[0] != found[1]:
-        raise HostError("CC and CXX must name a pair of one version", why=f"{cc} says `{c}`, {cxx} `{first}`")
+        raise HostError(
+            "CC and CXX must name a pair of one version",
+            why=f"{cc} says `{c}`, {cxx} `{first}`",
+            fix="set both, or one alone: the other of its pair is then found",
+        )
     if found[1] and found[1][0] == "gcc":  # which says first by what name it was called, and that changes nothing
         first = CALLED.sub("g++ (", first)
     return Compiler(cc=cc, cxx=cxx, version=f"{first} [{target}]")

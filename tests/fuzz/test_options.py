@@ -25,7 +25,7 @@ from mmstack.toolchains.caches import choose as choose_cache
 from mmstack.toolchains.choice import choose as choose_toolkit
 from mmstack.toolchains.choice import shown
 from tests.fuzz.cases import WORDS, damaged, edited, fuzz, refusable, texts, words
-from tests.miniature import HOST, INTERPRETER, Miniature
+from tests.miniature import HOST, Miniature
 
 if TYPE_CHECKING:
     from mmstack.model import CudaRelease
@@ -99,7 +99,7 @@ def test_options_are_understood_or_refused(mini: Miniature, typed: dict[str, Any
     with refusable():
         request = options.request()
         select(request, mini.catalog)
-        choose_python(mini.catalog.stack("mini"), (INTERPRETER,))
+        choose_python(mini.catalog.stack("mini"), HOST)
         mini.plan(request, host=HOST)
 
 

@@ -213,9 +213,12 @@ def _change(checkout: Checkout, what: str) -> tuple[str, ...]:
 
 def test_verify_proves_the_wheels_in_dist(built: Checkout) -> None:
     """Fresh environments, each suite anew, nothing taken from an earlier result."""
-    done = built.invoke("verify")
+    done = built.invoke("verify", "--json")
     assert done.code == 0, done.text
-    assert [f"✓ {layer}: " in done.out for layer in ("base", "ext", "top")] == [True] * 3
+    assert [f"✓ {layer}: " in done.err for layer in ("base", "ext", "top")] == [True] * 3
+    for said, held in zip(json.loads(done.out)["verifications"], built.manifest()["verifications"], strict=True):
+        assert said.keys() == held.keys()
+        assert said["counts"] == held["counts"]
 
 
 def test_verify_refuses_an_exchanged_wheel(built: Checkout) -> None:

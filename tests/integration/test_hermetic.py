@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from contextlib import contextmanager
@@ -51,8 +52,9 @@ def answering() -> Iterator[int]:
 
 def test_what_was_fetched_is_built_with_the_network_cut(fresh: Checkout) -> None:
     """`fetch`, then no network at all, then `build-stack --offline` ends well."""
-    done = fresh.invoke("fetch", "--stack", "mini")
+    done = fresh.invoke("fetch", "--stack", "mini", "--json")
     assert done.code == 0, done.text
+    assert json.loads(done.out)["fetched"]["stack"] == "mini"
     done = fresh.build("--offline", before=CUT)
     assert done.code == 0, done.text
     assert "stack mini is built and verified" in done.text

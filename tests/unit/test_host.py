@@ -163,7 +163,7 @@ def test_a_version_is_found_where_uv_looks(machine: Machine, request_: str) -> N
 
 def test_a_path_in_nobody_s_home_is_the_user_s_mistake(machine: Machine) -> None:
     """A tilde is read as the shell reads it, but where there is no such user it says so."""
-    with pytest.raises(UsageError, match="--python ~nosuchuser/python"):
+    with pytest.raises(UsageError, match="--python: '~nosuchuser/python' is no path"):
         machine.find("~nosuchuser/python")
 
 

@@ -261,7 +261,7 @@ def test_two_rebuilds_of_one_manifest_take_turns(
     order: list[str] = []
 
     def again(number: int) -> None:
-        with pytest.raises(UsageError, match="as far as it goes"):
+        with pytest.raises(PinError, match="as far as it goes"):
             Session(paths=paths, console=Console(stdout=told[number], stderr=told[number])).rebuild(
                 str(file), Options()
             )

@@ -77,7 +77,10 @@ REFUSALS = {
     "unpinned source": (Request(sources={"top": "wheel"}), "'top' 3.0 has no source 'wheel'|path:DIR, sdist"),
     "no way to build": (Request(sources={"base": "sdist"}), "'base' cannot be built from source|no build.requires"),
     "no folder": (Request(sources={"ext": "path:"}), "path names no folder|ext=path:DIR"),
-    "nobody's folder": (Request(sources={"ext": "path:~nosuchuser/x"}), "path:~nosuchuser/x|write the whole path"),
+    "nobody's folder": (
+        Request(sources={"ext": "path:~nosuchuser/x"}),
+        "'~nosuchuser/x' is no path|write the whole",
+    ),
     "all left out": (Request(without=("base", "ext", "top")), "stack 'mini' has no layer that `--without` leaves"),
     "needed layer left out": (Request(without=("ext",)), "layer 'top' needs 'ext'|--without top"),
 }
@@ -203,14 +206,14 @@ def test_a_patch_may_depend_on_the_layer_below(mini: Miniature) -> None:
 def test_a_python_of_the_stack_is_chosen_in_its_order(mini: Miniature) -> None:
     """What the stack prefers counts, not what was found first."""
     stack = mini.catalog.stack("mini")
-    assert choose_python(stack, [NEWER, INTERPRETER]) is INTERPRETER
-    assert choose_python(stack, [NEWER]) is NEWER
+    assert choose_python(stack, replace(HOST, pythons=(NEWER, INTERPRETER))) is INTERPRETER
+    assert choose_python(stack, replace(HOST, pythons=(NEWER,))) is NEWER
     with pytest.raises(HostError) as none:
-        choose_python(stack, [])
-    assert "3.11, 3.12" in none.value.why
+        choose_python(stack, replace(HOST, pythons=(), notes={"python 3.11": "its headers are missing", "gpu": "none"}))
+    assert none.value.why.splitlines() == ["stack 'mini' is made for 3.11, 3.12", "3.11: its headers are missing"]
     assert "uv python install 3.11" in none.value.fix
     with pytest.raises(ConstraintError, match=r"is not for Python 3\.9") as wrong:
-        choose_python(stack, [replace(INTERPRETER, version="3.9.1")])
+        choose_python(stack, replace(HOST, pythons=(replace(INTERPRETER, version="3.9.1"),)))
     assert "--python 3.11" in wrong.value.fix
 
 

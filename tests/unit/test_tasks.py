@@ -165,7 +165,35 @@ def test_a_state_that_cannot_be_written_is_told(invoke: Invoke, tmp_path: Path) 
     for wrong in (str(tmp_path / "file"), "~nobody-of-that-name/state", str(tmp_path / ("long" * 99))):
         done = invoke("gc", "--dry-run", MMSTACK_HOME=wrong)
         assert (done.returncode, "MMSTACK_HOME" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
-    done = invoke("plan", "--python", sys.executable, MMSTACK_HOME=str(tmp_path / "file" / "state"))
-    assert done.returncode == 3
-    assert "cannot be written" in done.stderr
-    assert "MMSTACK_HOME" in done.stderr
+    (tmp_path / "gone").symlink_to("nowhere")  # as of a disk that is not mounted
+    for wrong in ("file/state", "gone", "gone/state"):
+        done = invoke("gc", MMSTACK_HOME=str(tmp_path / wrong))
+        assert (done.returncode, "MMSTACK_HOME" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+        assert f"{tmp_path / wrong.partition('/')[0]} is no folder" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("--help", "nope"), ("--list", "nope"), ("nope",)])
+def test_a_task_that_there_is_not_is_told(invoke: Invoke, words: tuple[str, ...]) -> None:
+    """However it is asked for; what there is, is shown."""
+    done = invoke(*words)
+    assert (done.returncode, "there is no task 'nope'" in done.stderr) == (2, True)
+    assert invoke("--help", "plan").returncode == 0
+    assert invoke("--list", "patches").returncode == 0
+
+
+def test_what_an_address_holds_is_not_repeated(invoke: Invoke) -> None:
+    """Wherever it was typed."""
+    address = "https://robot:s3cret@host.test/a"
+    wrong = [
+        ("plan", "--mirror", address, "--mirror", address),
+        ("plan", "--mirror=", address),
+        ("plan", f"--{address}"),
+        ("plan", "--torch", address),
+        ("plan", "--python", address),
+        ("plan", "--source", f"mmcv=path:{address}"),
+        ("plan", "--cuda", "13.0", "--toolkit", f"system:{address}"),
+    ]
+    for words in wrong:
+        done = invoke(*words, "--json", GITHUB_ACTIONS="true")
+        assert done.returncode == 2, done.stderr
+        assert "s3cret" not in done.stdout + done.stderr
