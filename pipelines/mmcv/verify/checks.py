@@ -38,6 +38,15 @@ def close(actual: Tensor, expected: Tensor, tolerance: float | None = None) -> N
     errors.append(float((actual - expected).abs().max()) if actual.numel() else 0.0)
 
 
+def scattered(tensor: Tensor) -> Tensor:
+    """The same numbers, lying in memory in another order: the first dimension is the densest one.
+
+    So a matrix is a transposed one, and channels lie nearer than pixels; a vector is cut out of a matrix.
+    """
+    order = tuple(reversed(range(tensor.dim())))
+    return tensor.permute(order).contiguous().permute(order) if order[1:] else torch.stack([tensor, tensor], 1)[:, 0]
+
+
 def same(
     op: Callable[..., Tensor],
     reference: Callable[..., Tensor],
@@ -45,22 +54,39 @@ def same(
     dtype: torch.dtype,
     device: torch.device,
     tolerance: float | None = None,
+    *,
+    refuses: bool = False,
 ) -> None:
     """Fail unless an op and its reference agree in their results and in the gradients of all inputs.
 
-    The reference sees the same numbers as the op, rounded to the op's type, but calculates in float64.
+    The reference sees the same numbers as the op, rounded to the op's type, but calculates in float64. The op sees them
+    twice: contiguous, and with maps and matrices scattered, which some ops refuse rather than read what is not there.
     """
     given = [each.to(device, dtype).requires_grad_() for each in inputs]
     exact = [each.detach().double().requires_grad_() for each in given]
     actual, expected = op(*given), reference(*exact)
-    assert actual.dtype == dtype
-    close(actual, expected, tolerance)
     weights = torch.rand_like(expected) + 0.5
     if weights.dim() > 1:  # a gradient may lie in memory in any order
         weights = weights.mT.contiguous().mT
-    gradients = torch.autograd.grad(actual, given, weights.to(actual))
-    for gradient, wanted in zip(gradients, torch.autograd.grad(expected, exact, weights), strict=True):
-        close(gradient, wanted, tolerance)
+    slopes = torch.autograd.grad(expected, exact, weights)
+
+    def compare(actual: Tensor, leaves: Sequence[Tensor]) -> None:
+        assert actual.dtype == dtype
+        close(actual, expected, tolerance)
+        gradients = torch.autograd.grad(actual, leaves, weights.to(actual))
+        for gradient, slope in zip(gradients, slopes, strict=True):
+            close(gradient, slope, tolerance)
+
+    compare(actual, given)
+    leaves = [scattered(each.detach()) if each.dim() > 1 else each.detach() for each in given]
+    for each in leaves:
+        each.requires_grad_()
+    if refuses:
+        with pytest.raises((RuntimeError, AssertionError)) as refusal:
+            op(*leaves)
+        assert refusal.type is AssertionError or "contiguous" in str(refusal.value)
+    else:
+        compare(op(*leaves), leaves)
 
 
 def checks_assertions() -> bool:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import reference_boxes as reference
 import torch
-from checks import close, floats, on_cpu
+from checks import close, floats, on_cpu, scattered
 from mmcv import ops
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 pytest_plugins = ["evidence"]
@@ -309,3 +311,24 @@ def test_batched_nms(device: torch.device, split: int) -> None:
         )
         assert indices.tolist() == kept
         close(dets, torch.cat([boxes, scores[:, None]], dim=1)[kept])
+
+
+@pytest.mark.kernels("bbox_overlaps", "box_iou_rotated", "box_iou_quadri")
+@pytest.mark.kernels("nms", "softnms", "nms_match", "nms_rotated", "nms_quadri")
+def test_boxes_that_lie_otherwise(device: torch.device) -> None:
+    """Transposed boxes, and scores cut out of a matrix, give what contiguous ones give."""
+    boxes, rotated, scores = random_boxes(40), random_rotated(40), random_scores(40)
+    quads, dets = to_quadri(rotated), torch.cat([boxes, scores[:, None]], dim=1)
+    ops_and_inputs: list[tuple[Callable[..., Tensor], list[Tensor]]] = [
+        (ops.bbox_overlaps, [boxes, boxes[:30]]),
+        (ops.box_iou_rotated, [rotated, rotated[:30]]),
+        (ops.box_iou_quadri, [quads, quads[:30]]),
+        (lambda *given: ops.nms(*given, 0.3)[1], [boxes, scores]),
+        (lambda *given: ops.soft_nms(*given)[0], [boxes, scores]),
+        (lambda given: torch.cat(ops.nms_match(given, 0.25)), [dets]),
+        (lambda *given: ops.nms_rotated(*given, 0.3)[1], [rotated, scores]),
+        (lambda *given: ops.nms_quadri(*given, 0.3)[1], [quads, scores]),
+    ]
+    for op, inputs in ops_and_inputs:
+        given = [each.to(device) for each in inputs]
+        close(op(*map(scattered, given)), op(*given), 1e-6)

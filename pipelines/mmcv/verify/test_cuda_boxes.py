@@ -10,7 +10,7 @@ import pytest
 import reference_boxes
 import reference_polygons as reference
 import torch
-from checks import close, on_gpu, same, single_and_half
+from checks import close, on_gpu, same, scattered, single_and_half
 from mmcv import ops
 from torch import Tensor
 
@@ -40,6 +40,7 @@ def test_convex_iou(device: torch.device, dtype: torch.dtype) -> None:
     expected = torch.tensor(reference_boxes.pairwise(hulls, windows, reference_boxes.polygon_iou))
     assert 0 < int((expected == 0).sum()) < expected.numel() / 2
     close(ops.convex_iou(sets.to(device), quads.to(device)), expected)
+    close(ops.convex_iou(scattered(sets.to(device)), scattered(quads.to(device))), expected)
 
 
 @pytest.mark.kernels("convex_giou")
@@ -57,9 +58,10 @@ def test_convex_giou(device: torch.device, dtype: torch.dtype) -> None:
     (slopes,) = torch.autograd.grad(expected.sum(), exact)
     assert bool((expected < 0).any())
     assert bool((slopes.reshape(-1, 9, 2) == 0).any())
-    actual, gradient = ops.convex_giou(sets.to(device), quads.to(device))
-    close(actual, expected)
-    close(gradient, slopes)
+    for arrange in (torch.Tensor.contiguous, scattered):
+        actual, gradient = ops.convex_giou(arrange(sets.to(device)), arrange(quads.to(device)))
+        close(actual, expected)
+        close(gradient, slopes)
 
 
 @pytest.mark.kernels("min_area_polygons")
@@ -72,7 +74,8 @@ def test_min_area_polygons(device: torch.device, dtype: torch.dtype) -> None:
     clear = ratios > 1.002
     assert int(clear.sum()) > 512
     expected = torch.stack([first for first, _ in found])[clear].reshape(-1, 8)
-    close(ops.min_area_polygons(sets[clear].to(device)), expected, 1e-3 if dtype is torch.float32 else None)
+    for given in (sets[clear].to(device), scattered(sets[clear].to(device))):
+        close(ops.min_area_polygons(given), expected, 1e-3 if dtype is torch.float32 else None)
 
 
 @pytest.mark.kernels("points_in_polygons_forward")
@@ -90,6 +93,7 @@ def test_points_in_polygons(device: torch.device) -> None:
     )
     assert expected.any(0).all()
     close(ops.points_in_polygons(points.to(device), quads.to(device)), expected.float(), 0)
+    close(ops.points_in_polygons(scattered(points.to(device)), scattered(quads.to(device))), expected.float(), 0)
 
 
 @pytest.mark.kernels("diff_iou_rotated_sort_vertices_forward")
@@ -177,6 +181,7 @@ def test_boxes_overlap_bev(device: torch.device) -> None:
     areas = seen_from_above(boxes, others)
     assert 0 < int((areas == 0).sum()) < areas.numel()
     close(ops.boxes_overlap_bev(boxes.to(device), others.to(device)), areas, 0.05)
+    close(ops.boxes_overlap_bev(scattered(boxes.to(device)), scattered(others.to(device))), areas, 0.05)
     (z, h), (w, k) = (each.double()[:, [2, 5]].T for each in (boxes, others))
     top, bottom = torch.minimum((z + h / 2)[:, None], w + k / 2), torch.maximum((z - h / 2)[:, None], w - k / 2)
     shared = areas * (top - bottom).clamp(min=0)
@@ -206,3 +211,4 @@ def test_nms3d(device: torch.device) -> None:
         kept = [group[0] for group in groups]
         assert 1 < len(kept) < 150
         assert suppress(boxes.to(device), scores.to(device), threshold).tolist() == kept
+        assert suppress(scattered(boxes.to(device)), scattered(scores.to(device)), threshold).tolist() == kept

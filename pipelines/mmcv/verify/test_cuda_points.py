@@ -11,7 +11,7 @@ import math
 import pytest
 import reference_points as reference
 import torch
-from checks import close, floats, on_gpu, same, single_and_half
+from checks import close, floats, on_gpu, same, scattered, single_and_half
 from mmcv import ops
 from torch import Tensor
 
@@ -45,6 +45,7 @@ def test_three_nn(device: torch.device, dtype: torch.dtype) -> None:
     actual, places = ops.three_nn(points.to(device), others.to(device))
     close(actual, distances.sqrt())
     close(places, indices, 0)
+    close(ops.three_nn(scattered(points.to(device)), scattered(others.to(device)))[1], indices, 0)
 
 
 @pytest.mark.kernels("knn_forward")
@@ -72,6 +73,7 @@ def test_three_interpolate(device: torch.device, dtype: torch.dtype) -> None:
         [torch.randn(2, 5, 40)],
         dtype,
         device,
+        refuses=True,
     )
 
 
@@ -88,6 +90,7 @@ def test_gathering(device: torch.device, dtype: torch.dtype) -> None:
             [torch.randn(2, 5, 130)],
             dtype,
             device,
+            refuses=op is ops.gather_points,
         )
 
 
@@ -95,8 +98,8 @@ BATCHES, CENTRES = (90, 41, 130), (300, 77, 150)
 
 
 def stacked(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    """The sizes of the clouds in a stack."""
-    return torch.tensor(counts, dtype=torch.int32, device=device)
+    """The sizes of the clouds in a stack, cut out of a matrix."""
+    return scattered(torch.tensor(counts, dtype=torch.int32, device=device))
 
 
 @pytest.mark.kernels("stack_group_points_forward", "stack_group_points_backward")
@@ -273,6 +276,7 @@ def test_points_in_boxes(device: torch.device, dtype: torch.dtype) -> None:
     assert expected.any(-1).any()
     assert not expected.any(-1).all()
     close(ops.points_in_boxes_all(points.to(device), boxes.to(device)), expected, 0)
+    close(ops.points_in_boxes_all(scattered(points.to(device)), scattered(boxes.to(device))), expected, 0)
     first = torch.where(expected.any(-1), expected.int().argmax(-1), -1)
     close(ops.points_in_boxes_part(points.to(device), boxes.to(device)), first, 0)
 
@@ -310,9 +314,10 @@ def test_roipoint_pool3d(device: torch.device, dtype: torch.dtype) -> None:
     assert bool((counts > 40).any())
     assert bool(((counts > 0) & (counts < 40)).any())
     layer = ops.RoIPointPool3d(40)
-    pooled, flags = layer(points.to(device), features.to(device), boxes.to(device))
-    close(pooled, expected, 0)
-    close(flags, empty, 0)
+    for arrange in (torch.Tensor.contiguous, scattered):
+        pooled, flags = layer(*(arrange(each.to(device)) for each in (points, features, boxes)))
+        close(pooled, expected, 0)
+        close(flags, empty, 0)
 
 
 @pytest.mark.kernels("roiaware_pool3d_forward", "roiaware_pool3d_backward")
@@ -343,6 +348,7 @@ def test_roiaware_pool3d(device: torch.device, dtype: torch.dtype, mode: str) ->
                 pooled[n, x, y, z] = taken.amax(0) if mode == "max" else taken.mean(0)
         return pooled
 
+    given = scattered(boxes.to(device)), scattered(points.to(device))
     layer = ops.RoIAwarePool3d(shape, 6, mode)  # upstream keeps the count in the first of its six places
     features = torch.stack([torch.randperm(600) - 300 for _ in range(3)], dim=1) / 64
-    same(lambda x: layer(boxes.to(device), points.to(device), x), expected, [features], dtype, device)
+    same(lambda x: layer(*given, x), expected, [features], dtype, device)

@@ -14,7 +14,7 @@ import mmcv._ext
 import pytest
 import reference_sparse as reference
 import torch
-from checks import close, on_gpu, same, single_and_half
+from checks import close, on_gpu, same, scattered, single_and_half
 from mmcv.ops import sparse_functional, sparse_ops
 from torch import Tensor
 
@@ -60,6 +60,19 @@ class Case:
             return tuple(reference.transposed(*empty, self.stride, self.padding).shape[:-1])
         return tuple(reference.convolution(*empty, self.stride, self.padding, self.dilation).shape[:-1])
 
+    def reached(self, sites: Tensor, *, transposed: bool = False) -> Tensor:
+        """Which places of the output the kernel reaches from the sites, as (batch, *space, 1)."""
+        ones = torch.ones(len(sites), 1, device=sites.device)
+        dense, kernel = reference.dense_of(ones, sites, (2, *self.space)), ones.new_ones(*self.kernel, 1, 1)
+        if transposed:
+            return reference.transposed(dense, kernel, self.stride, self.padding) > 0
+        return reference.convolution(dense, kernel, self.stride, self.padding, self.dilation) > 0
+
+
+def marked(sites: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Which places of an output are among the sites, as (batch, *space, 1)."""
+    return reference.dense_of(torch.ones(len(sites), 1, device=sites.device), sites, shape) > 0
+
 
 FLAT = Case(space=(19, 23), kernel=(3, 2), stride=(2, 1), padding=(1, 0))
 SOLID = Case(space=(7, 9, 8), kernel=(3, 3, 2), stride=(1, 2, 2), padding=(1, 0, 1))
@@ -87,18 +100,19 @@ def test_sparse_convolution(device: torch.device, dtype: torch.dtype, case: Case
     """Result at every site that the kernel reaches, and the gradients of features and filters."""
     sites = case.sites().to(device)
     found, pairs, numbers = case.pairs(sites)
-
-    def actual(features: Tensor, weight: Tensor) -> Tensor:
-        result = sparse_functional.indice_conv(features, weight, pairs, numbers, len(found))
-        return reference.dense_of(result, found, case.output())
+    close(marked(found, case.output()), case.reached(sites), 0)
 
     def expected(features: Tensor, weight: Tensor) -> Tensor:
         dense = reference.dense_of(features, sites, (2, *case.space))
-        return reference.convolution(dense, weight, case.stride, case.padding, case.dilation)
+        return reference.convolution(dense, weight, case.stride, case.padding, case.dilation)[tuple(found.long().T)]
 
-    same(actual, expected, [torch.randn(len(sites), channels[0]), case.weight(channels)], dtype, device)
-    reached = expected(torch.ones(len(sites), 1, device=device), torch.ones(*case.kernel, 1, 1, device=device)) > 0
-    close(reference.dense_of(torch.ones(len(found), 1, device=device), found, case.output()), reached, 0)
+    same(
+        lambda features, weight: sparse_functional.indice_conv(features, weight, pairs, numbers, len(found)),
+        expected,
+        [torch.randn(len(sites), channels[0]), case.weight(channels)],
+        dtype,
+        device,
+    )
 
 
 @pytest.mark.kernels("get_indice_pairs_3d_forward", *CONVOLUTION)
@@ -137,16 +151,19 @@ def test_transposed_convolution(device: torch.device, dtype: torch.dtype, case: 
     """Each site spreads the kernel over a larger output."""
     sites = case.sites().to(device)
     found, pairs, numbers = case.pairs(sites, transpose=True)
-
-    def actual(features: Tensor, weight: Tensor) -> Tensor:
-        result = sparse_functional.indice_conv(features, weight, pairs, numbers, len(found))
-        return reference.dense_of(result, found, case.output(transposed=True))
+    assert marked(found, case.output(transposed=True))[case.reached(sites, transposed=True)].all()
 
     def expected(features: Tensor, weight: Tensor) -> Tensor:
         dense = reference.dense_of(features, sites, (2, *case.space))
-        return reference.transposed(dense, weight, case.stride, case.padding)
+        return reference.transposed(dense, weight, case.stride, case.padding)[tuple(found.long().T)]
 
-    same(actual, expected, [torch.randn(len(sites), 16), case.weight((16, 8))], dtype, device)
+    same(
+        lambda features, weight: sparse_functional.indice_conv(features, weight, pairs, numbers, len(found)),
+        expected,
+        [torch.randn(len(sites), 16), case.weight((16, 8))],
+        dtype,
+        device,
+    )
 
 
 @pytest.mark.kernels("get_indice_pairs_3d_forward", *CONVOLUTION)
@@ -181,9 +198,12 @@ def test_fused_convolution(device: torch.device, dtype: torch.dtype) -> None:
     given = [each.to(device, dtype) for each in (features, weight, bias)]
     dense = reference.dense_of(given[0].double(), sites, (2, *case.space))
     expected = reference.convolution(dense, given[1].double(), case.stride, case.padding) + given[2].double()
+    expected = expected[tuple(found.long().T)]
     extension: Any = mmcv._ext  # noqa: SLF001  # the thing under test
     fused = sparse_ops.fused_indice_conv if dtype is torch.float16 else extension.fused_indice_conv_forward
-    close(fused(*given, pairs, numbers, len(found), 0, 0), expected[tuple(found.long().T)])
+    close(fused(*given, pairs, numbers, len(found), 0, 0), expected)
+    if dtype is torch.float16:
+        close(fused(*map(scattered, given[:2]), given[2], pairs, numbers, len(found), 0, 0), expected)
 
 
 POOLED = [
@@ -200,17 +220,20 @@ def test_max_pooling(device: torch.device, dtype: torch.dtype, case: Case, chann
     """The largest feature at every site that the kernel reaches, no less than zero, and its gradient."""
     sites = case.sites().to(device)
     found, pairs, numbers = case.pairs(sites)
+    assert marked(found, case.output())[case.reached(sites)].all()
     distinct = torch.stack([torch.randperm(len(sites)) - len(sites) // 3 for _ in range(channels)], dim=1)
-
-    def actual(features: Tensor) -> Tensor:
-        result = sparse_functional.indice_maxpool(features, pairs, numbers, len(found))
-        return reference.dense_of(result, found, case.output())
 
     def expected(features: Tensor) -> Tensor:
         dense = reference.dense_of(features, sites, (2, *case.space))
-        return reference.max_pool(dense, case.kernel, case.stride, case.padding)
+        return reference.max_pool(dense, case.kernel, case.stride, case.padding)[tuple(found.long().T)]
 
-    same(actual, expected, [distinct / 64 + 1 / 128], dtype, device)
+    same(
+        lambda features: sparse_functional.indice_maxpool(features, pairs, numbers, len(found)),
+        expected,
+        [distinct / 64 + 1 / 128],
+        dtype,
+        device,
+    )
 
 
 GRIDS = [

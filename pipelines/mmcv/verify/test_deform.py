@@ -87,6 +87,7 @@ def test_deform_conv2d(device: torch.device, dtype: torch.dtype, case: Case) -> 
         [image, offset, weight],
         dtype,
         device,
+        refuses=True,
     )
 
 
@@ -130,6 +131,7 @@ def test_deform_conv2d_by_parts_of_the_batch(device: torch.device, step: int) ->
         [image, offset, weight],
         torch.float64,
         device,
+        refuses=True,
     )
 
 

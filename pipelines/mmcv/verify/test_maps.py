@@ -7,7 +7,7 @@ import pytest
 import reference_features as reference
 import reference_points
 import torch
-from checks import checks_assertions, close, floats_and_half, on_cpu, same
+from checks import checks_assertions, close, floats_and_half, on_cpu, same, scattered
 from mmcv import ops
 
 pytest_plugins = ["evidence"]
@@ -50,7 +50,7 @@ def test_active_rotated_filter(
     orders = torch.stack([torch.randperm(entries) for _ in range(rotations)], dim=1) + 1
     indices = orders.reshape(orientations, *kernel, rotations).int().to(device)
     same(
-        lambda filters: ops.active_rotated_filter(filters, indices),
+        lambda filters: ops.active_rotated_filter(filters, scattered(indices)),
         lambda filters: reference.active_rotated_filter(filters, indices),
         [torch.randn(3, 2, orientations, *kernel)],
         dtype,
@@ -84,7 +84,7 @@ def test_pixel_group(case: int) -> None:
     actual = ops.pixel_group(*arguments)
     assert [group[1:] for group in actual] == [group[1:] for group in expected]
     close(torch.tensor([group[0] for group in actual]), torch.tensor([group[0] for group in expected]))
-    tensors = [torch.from_numpy(each) for each in arguments[:5]]
+    tensors = [scattered(torch.from_numpy(each)) for each in arguments[:5]]
     assert ops.pixel_group(*tensors, *arguments[5:]) == actual
 
 
@@ -116,4 +116,5 @@ def test_contour_expand(masks: int, minimum: int) -> None:
     assert {0, 1, 2, 3} <= set(np.unique(expected))
     assert (4 in expected) == (minimum == 0)
     assert ops.contour_expand(stack, seeds, minimum, 4) == expected.tolist()
-    assert ops.contour_expand(torch.from_numpy(stack), torch.from_numpy(seeds), minimum, 4) == expected.tolist()
+    tensors = [scattered(torch.from_numpy(each)) for each in (stack, seeds)]
+    assert ops.contour_expand(*tensors, minimum, 4) == expected.tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference_points as reference
 import torch
-from checks import close, on_cpu, on_gpu
+from checks import close, on_cpu, on_gpu, scattered
 from mmcv import ops
 from torch import Tensor
 
@@ -41,6 +41,7 @@ def test_points_in_boxes_cpu(device: torch.device) -> None:
     assert (expected.sum(1) > 0).float().mean() > 0.8
     actual = ops.points_in_boxes_cpu(points.to(device), boxes.to(device))
     assert torch.equal(actual, expected)
+    assert torch.equal(ops.points_in_boxes_cpu(scattered(points), scattered(boxes)), expected)
 
 
 @pytest.mark.kernels("points_in_boxes_cpu_forward")
@@ -94,8 +95,9 @@ def test_dynamic_voxelization(device: torch.device, dtype: torch.dtype) -> None:
     points = cloud(400)
     expected = torch.tensor([reference.voxel_of(point, SIZE, BOUNDS) for point in points.double().numpy()]).int()
     assert 0 < int((expected[:, 0] < 0).sum()) < 400
-    actual = ops.voxelization(points.to(device, dtype), SIZE, BOUNDS, -1, -1)
-    assert torch.equal(whole(actual).cpu(), expected)
+    for arranged in (points, scattered(points)):
+        actual = ops.voxelization(arranged.to(device, dtype), SIZE, BOUNDS, -1, -1)
+        assert torch.equal(whole(actual).cpu(), expected)
 
 
 @pytest.mark.kernels("dynamic_voxelize_forward", "hard_voxelize_forward")
@@ -123,7 +125,8 @@ def test_hard_voxelization(device: torch.device, dtype: torch.dtype, max_points:
             ops.voxelization(points.to(device, dtype), SIZE, BOUNDS, max_points, max_voxels)
         return
     expected = reference.voxelize(points.double().numpy(), SIZE, BOUNDS, max_points, max_voxels)
-    voxels, cells, counts = ops.voxelization(points.to(device, dtype), SIZE, BOUNDS, max_points, max_voxels)
+    given = scattered(points.to(device, dtype))
+    voxels, cells, counts = ops.voxelization(given, SIZE, BOUNDS, max_points, max_voxels)
     assert [tuple(cell) for cell in cells.tolist()] == list(expected)
     assert counts.tolist() == [len(each) for each in expected.values()]
     filled = np.zeros((len(expected), max_points, 4))

@@ -83,7 +83,7 @@ def test_multi_scale_deformable_attention(device: torch.device) -> None:
     def expected(*tensors: Tensor) -> Tensor:
         return reference.deformable_attention(tensors[0], shapes, *tensors[1:])
 
-    same(attend, expected, [value, places, weights], torch.float64, device)
+    same(attend, expected, [value, places, weights], torch.float64, device, refuses=device.type == "cuda")
 
 
 @pytest.mark.kernels("ms_deform_attn_forward", "ms_deform_attn_backward")
@@ -106,6 +106,7 @@ def test_multi_scale_deformable_attention_on_a_gpu(device: torch.device, dtype: 
         [torch.randn(3, 42, heads, size) / size**0.25, places, weights],
         dtype,
         device,
+        refuses=True,
     )
 
 
@@ -248,7 +249,10 @@ def test_bias_act_on_a_gpu(device: torch.device, dtype: torch.dtype, name: str) 
 @pytest.mark.kernels("bias_act")
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "elu", "selu", "softplus", "swish"])
 def test_bias_act_twice_differentiated(device: torch.device, name: str) -> None:
-    """The gradient of a gradient, for those activations that have one."""
+    """The gradient of a gradient, for those activations that have one.
+
+    Of an image that upstream's kernel has to copy into another layout first it has none, so the copy is made here.
+    """
     function, gain = ACTIVATIONS[name]
     inputs = [torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(4, dtype=torch.float64)]
     weights, others = torch.randn(3, 4, 5).double().to(device), torch.randn(3, 4, 5).double().to(device)
@@ -261,7 +265,7 @@ def test_bias_act_twice_differentiated(device: torch.device, name: str) -> None:
         return differentiated
 
     same(
-        slope(lambda x, b: ops.bias_act(x, b, act=name)),
+        slope(lambda x, b: ops.bias_act(x.contiguous(), b, act=name)),
         slope(lambda x, b: function(x + b[:, None]) * gain),
         inputs,
         torch.float64,

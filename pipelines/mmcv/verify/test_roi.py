@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import reference_features as reference
 import torch
-from checks import close, floats, floats_and_half, on_cpu, on_gpu, same
+from checks import close, floats, floats_and_half, on_cpu, on_gpu, same, scattered
 from mmcv import ops
 from torch import Tensor
 
@@ -63,7 +63,7 @@ def test_roi_align_average(
     """Means and their gradients, over rois of every kind."""
     arguments = (size, scale, ratio, "avg")
     same(
-        lambda image: ops.roi_align(image, ROIS.to(image), *arguments, aligned),
+        lambda image: ops.roi_align(image, scattered(ROIS.to(image)), *arguments, aligned),
         lambda image: reference.roi_align(image, ROIS.to(image), *arguments, aligned=aligned),
         [features(2, 3, 7, 9)],
         dtype,
@@ -83,7 +83,7 @@ def test_roi_align_max(device: torch.device, dtype: torch.dtype, ratio: int, *, 
     rois = ROIS[[0, 1, 2, 6]] if ratio else ROIS[[0, 6]]
     arguments = ((3, 2), 1.0, ratio, "max")
     same(
-        lambda image: ops.roi_align(image, rois.to(image), *arguments, aligned),
+        lambda image: ops.roi_align(image, scattered(rois.to(image)), *arguments, aligned),
         lambda image: reference.roi_align(image, rois.to(image), *arguments, aligned=aligned),
         [features(2, 3, 7, 9) + 5],
         dtype,
@@ -108,7 +108,7 @@ def test_roi_align_rotated(
     """Means over turned bins and their gradients, in both senses of rotation."""
     arguments = ((3, 2), scale, ratio)
     same(
-        lambda image: ops.roi_align_rotated(image, ROTATED.to(image), *arguments, aligned, clockwise),
+        lambda image: ops.roi_align_rotated(image, scattered(ROTATED.to(image)), *arguments, aligned, clockwise),
         lambda image: reference.roi_align_rotated(
             image, ROTATED.to(image), *arguments, aligned=aligned, clockwise=clockwise
         ),
@@ -170,7 +170,7 @@ def test_bezier_align(device: torch.device, dtype: torch.dtype, ratio: int, scal
     """Means over bins between two curves and their gradients."""
     arguments = ((3, 4), scale, ratio)
     same(
-        lambda image: ops.bezier_align(image, BEZIERS.to(image), *arguments, aligned),
+        lambda image: ops.bezier_align(image, scattered(BEZIERS.to(image)), *arguments, aligned),
         lambda image: reference.bezier_align(image, BEZIERS.to(image), *arguments, aligned=aligned),
         [features(2, 3, 7, 9)],
         dtype,
@@ -191,7 +191,7 @@ def test_rotated_feature_align(device: torch.device, dtype: torch.dtype, scale: 
     boxes = torch.cat([boxes[..., :4] / scale, boxes[..., 4:]], dim=-1).to(dtype)
     boxes[0, 0, 0, :2], boxes[0, 0, 1, :2] = torch.tensor([-1.0, -1.0]) / scale, torch.tensor([5.0, 7.0]) / scale
     same(
-        lambda image: ops.rotated_feature_align(image, boxes.to(image), scale, points),
+        lambda image: ops.rotated_feature_align(image, scattered(boxes.to(image)), scale, points),
         lambda image: reference.rotated_feature_align(image, boxes.to(image), scale, points),
         [features(2, 3, 5, 7)],
         dtype,
