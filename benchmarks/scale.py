@@ -71,9 +71,10 @@ def read(dot: str, patterns: Mapping[str, float]) -> Graph:
     for first, second, rule in ARROW.findall(dot):
         needs.setdefault(second, []).append(first)
         kind = labels[first] if first in rules else rule
-        if second not in rules and kind and first not in seconds and kind != "phony":
+        step = first if first in rules else second
+        if second not in rules and kind and step not in seconds and kind != "phony":
             edge = f"Linking {labels.get(second, second)}" if "_LINKER" in kind else labels.get(second, second)
-            seconds[first if first in rules else second] = weight(edge, {}, patterns)
+            seconds[step] = weight(edge, {}, patterns)
     return Graph(seconds=seconds, needs=needs)
 
 

@@ -193,7 +193,7 @@ def read_stack(file: Path) -> Stack:
 
 def read_toolkit(file: Path) -> CudaRelease:
     """Read `toolkits/X.Y.toml`."""
-    table = tables.load(file).only("gcc", "clang", "driver", "architectures", "wheels", "redist")
+    table = tables.load(file).only("gcc", "clang", "glibc", "driver", "architectures", "wheels", "redist")
     if not TWO_NUMBERS.fullmatch(file.stem):
         raise CatalogError(f"{file} is not named by a CUDA version", fix="name it X.Y.toml, e.g. 13.0.toml")
     architectures = _architectures(table, "architectures")
@@ -204,6 +204,7 @@ def read_toolkit(file: Path) -> CudaRelease:
         version=file.stem,
         gcc=_range(table, "gcc"),
         clang=_range(table, "clang"),
+        glibc=_range(table, "glibc", ""),
         driver=_range(table, "driver"),
         architectures=architectures,
         wheels=_requirements(table.table("wheels").only("requires"), "requires"),

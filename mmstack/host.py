@@ -128,8 +128,15 @@ def look(
         compiler_named=bool(os.environ.get("CC") or os.environ.get("CXX")),
         uv=version.result()[0],
         gpu_choice=tuple(f"{name}={os.environ[name]}" for name in GPU_CHOICE if name in os.environ),
+        glibc=glibc(),
         notes={name: note for name, note in notes.items() if note},
     )
+
+
+def glibc() -> str:
+    """Return the version of the C library, nothing where it is another one."""
+    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    return version if name == "glibc" else ""
 
 
 def _search(minors: Sequence[str], *, uv: Path, cache: Path, one: bool) -> tuple[list[Interpreter], dict[str, str]]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PROJECT = re.compile(r"[^A-Za-z0-9._-]")  # what a requirement's name ends before
 TOOLKIT, CUBINS = "toolkit", "cubins"
-CUOBJDUMP = "nvidia-cuda-cuobjdump"  # the newest reads the code of all CUDA versions
+CUOBJDUMP = "nvidia-cuda-cuobjdump"  # the newest reads the code of all CUDA versions, from 5.0 on
 
 
 def inputs_of(stack: Stack, catalog: Catalog) -> Inputs:

@@ -191,6 +191,7 @@ class CudaRelease:
     Attributes:
         version: `13.0`.
         gcc: range of the g++ versions that its nvcc accepts; `clang` likewise.
+        glibc: range of the C libraries whose headers its own get on with.
         driver: range of the Linux drivers on which its programs run.
         architectures: the compute capabilities that its nvcc compiles for.
         wheels: requirements that make a whole toolkit out of a package index, where they do.
@@ -201,6 +202,7 @@ class CudaRelease:
     version: str
     gcc: str
     clang: str
+    glibc: str = ""
     driver: str
     architectures: tuple[Architecture, ...]
     wheels: tuple[str, ...]
@@ -584,7 +586,7 @@ class Host:
 
     `compiler` is the one that CC and CXX (`compiler_named`) or PATH name, `compilers` are all that
     are here, newest first; `gpu_choice` is what the user's variables say of which GPUs programs see;
-    `notes` says why a fact is wanting, by its name.
+    `glibc` is the C library's version, empty where it is another one; `notes` says why a fact is wanting, by its name.
     """
 
     system: str
@@ -599,6 +601,7 @@ class Host:
     compilers: tuple[Compiler, ...] = ()
     compiler_named: bool = False
     gpu_choice: tuple[str, ...] = ()
+    glibc: str = ""
     notes: Mapping[str, str] = field(default_factory=lambda: EMPTY)
 
 

@@ -38,6 +38,8 @@ TRACE_NAME = "trace.json"
 PROVENANCE_NAME = "provenance.json"
 STAMP = "mmstack.json"  # in an installed environment: of which plan
 OUTCOMES = ("passed", "failed", "not run")
+NAMED_FAILURES = 20
+LONGEST_REASON = 300
 Manifest = dict[str, Any]
 
 PATIENCE = 60
@@ -577,8 +579,12 @@ def to_markdown(manifest: Manifest) -> str:
             f"| {_cell(each['layer'])} | " + " | ".join(str(each["counts"][outcome]) for outcome in OUTCOMES) + " |"
             for each in manifest["verifications"]
         ]
-    for name, check in failed_checks(manifest):
-        lines += ["", f"failed: {_cell(name)} {_cell(check['name'])}: {_cell(check['detail'])}"]
+    failed = failed_checks(manifest)
+    for name, check in failed[:NAMED_FAILURES]:  # of a page that is too long GitHub shows nothing
+        said = next(iter(check["detail"].splitlines()), "")
+        lines += ["", f"failed: {_cell(name)} {_cell(check['name'])}: {_cell(said[:LONGEST_REASON])}"]
+    if more := len(failed[NAMED_FAILURES:]):
+        lines += ["", f"and {more} more checks failed"]
     return "\n".join(lines) + "\n"
 
 

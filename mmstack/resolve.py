@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, get_args
 
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mmstack.model import (
         Architecture,
         Compiler,
+        CudaRelease,
         CudaSupport,
         FilePin,
         Flag,
@@ -94,6 +96,7 @@ class Tools:
     compiler: Compiler | None
     toolkit: Toolkit | None
     architectures: tuple[Architecture, ...]
+    release: CudaRelease | None = None
 
 
 def select(request: Request, catalog: Catalog) -> Selection:
@@ -198,7 +201,7 @@ def resolve(
         verify_requires=verify,
         steps=steps(stack, ordered, plan_key),
         key=plan_key,
-        warnings=_warnings(ordered, tools, stack),
+        warnings=_warnings(ordered, tools, stack, host, prebuilt(selection, catalog, findings.installed)),
         toolkit=tools.toolkit,
         architectures=tools.architectures,
         cubins=_merge(locked, ["cubins"]) if tools.toolkit else (),
@@ -221,6 +224,7 @@ def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog,
     return Tools(
         compiler=compiler,
         toolkit=toolkit,
+        release=release,
         architectures=gpu.choose(
             request.arch,
             default=selection.stack.architectures,
@@ -233,16 +237,31 @@ def _tools(request: Request, selection: Selection, host: Host, catalog: Catalog,
     )
 
 
+def suits(release: CudaRelease, host: Host) -> bool:
+    """Return whether a CUDA version's headers get on with a machine's C library."""
+    return not (release.glibc and host.glibc) or SpecifierSet(release.glibc).contains(host.glibc)
+
+
 def choose_compiler(host: Host, catalog: Catalog, toolkit: Toolkit | None) -> Compiler | None:
     """Return the compiler of a plan: where a CUDA toolkit is needed, the host's must suit it.
 
     Raises:
         ConstraintError: the one that the user named does not.
-        HostError: none does.
+        HostError: none does, or the C library's headers are too new for the toolkit's.
     """
     if toolkit is None:
         return host.compiler
     release = catalog.toolkit(toolkit.version)
+    if toolkit.kind != "system" and not suits(release, host):  # what a distribution has it may have mended
+        able = [each.version for each in catalog.toolkits.values() if suits(each, host)]
+        able = [version for version in able if version in catalog.cudas]
+        others = f"`--cuda {able[-1]}`, or " if able else ""
+        raise HostError(
+            f"glibc {host.glibc} is too new for CUDA {release.version}",
+            why=f"NVIDIA's headers of CUDA {release.version} get on with glibc {release.glibc}: newer ones declare "
+            "functions such as rsqrt otherwise, and nothing compiles",
+            fix=f"{others}build on a distribution with an older one, e.g. in a container of Ubuntu 24.04 or Debian 12",
+        )
     return compilers.choose(release, host.compilers, host.compiler, explicit=host.compiler_named)
 
 
@@ -758,7 +777,9 @@ def _files(requirements: Iterable[LockedRequirement]) -> list[Json]:
     return [[item.name, item.version, *item.sha256] for item in requirements]
 
 
-def _warnings(layers: Sequence[LayerPlan], tools: Tools, stack: Stack) -> tuple[str, ...]:
+def _warnings(
+    layers: Sequence[LayerPlan], tools: Tools, stack: Stack, host: Host, supports: Mapping[str, CudaSupport]
+) -> tuple[str, ...]:
     warnings = [
         f"{layer.name} is built from the folder {layer.source.path}: the result cannot be made again elsewhere"
         for layer in layers
@@ -770,4 +791,18 @@ def _warnings(layers: Sequence[LayerPlan], tools: Tools, stack: Stack) -> tuple[
             f"cuda-minor-version: the toolkit is CUDA {tools.toolkit.version}, the stack is for {stack.cuda}: its "
             "programs run by minor-version compatibility, and nothing newer than that toolkit knows can be compiled for"
         )
+    if tools.release and not suits(tools.release, host):  # or it would have been refused
+        warnings.append(
+            f"glibc-too-new: NVIDIA's headers of CUDA {tools.release.version} get on with glibc {tools.release.glibc}, "
+            f"and here is {host.glibc}: unless your distribution has mended them, nothing compiles"
+        )
+    for each in dict.fromkeys(host.gpus) if stack.cuda != "cpu" else ():
+        its = gpu.parse_architecture(each.capability)
+        lacking = [name for name, support in supports.items() if not gpu.runs(support.architectures, its)]
+        lacking += ["what is compiled here"] if tools.toolkit and not gpu.runs(tools.architectures, its) else []
+        if lacking:
+            warnings.append(
+                f"gpu-not-served: {', '.join(lacking)} will have no code for this machine's {each.name} "
+                f"({each.capability}), so that verification fails here; `invoke doctor` says what serves it"
+            )
     return tuple(warnings)

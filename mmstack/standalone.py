@@ -53,6 +53,8 @@ LONGEST_NAME = 255
 TAIL_LINES = 30
 NAMED_FAILURES = 20
 GRACE_SECONDS = 5.0
+PROGRAMS = ".bin"  # no package's name
+SCHEMES = {"purelib": ".", "platlib": ".", "scripts": PROGRAMS}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 ANEW = "unpack the archive anew; if that does not help, copy it anew"
 THE_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -247,9 +249,9 @@ def find_held(bundle: Record, root: Path, work: Path) -> dict[str, Held]:
 
 
 def unpack(wheel: Path, site: Path) -> None:
-    """Unpack a wheel's modules and metadata into a folder.
+    """Unpack a wheel's modules and metadata into a folder, and its programs into one of their own in it.
 
-    Its scripts, headers and data files stay behind: suites import.
+    Its headers and data files stay behind: suites import.
     """
     try:
         _unpack(wheel, site)
@@ -266,14 +268,14 @@ def _unpack(wheel: Path, site: Path) -> None:
             top, _, rest = name.partition("/")
             if top.endswith(".data"):
                 scheme, _, rest = rest.partition("/")
-                name = rest if scheme in {"purelib", "platlib"} else ""
+                name = f"{SCHEMES[scheme]}/{rest}" if rest and scheme in SCHEMES else ""
             if not name or entry.is_dir():
                 continue
             target = site / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(entry) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-            if mode & stat.S_IXUSR:  # a program that a package starts
+            if mode & stat.S_IXUSR or name.startswith(f"{PROGRAMS}/"):  # what a package or a suite starts
                 target.chmod(0o755)
 
 
@@ -321,8 +323,8 @@ def run_logged(words: Sequence[str], cwd: Path, env: Mapping[str, str], log: Pat
                 _signal_group(process, signal.SIGTERM)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE_SECONDS)
-                _signal_group(process, signal.SIGKILL)
-                process.wait()
+            _signal_group(process, signal.SIGKILL)  # also what it has left behind
+            process.wait()
 
 
 class Prover:
@@ -414,6 +416,7 @@ class Prover:
         folders = [str(self.site), *(beside(self.root) if self.held else [])]
         return {
             **kept,
+            "PATH": os.pathsep.join([str(self.site / PROGRAMS), os.environ.get("PATH", os.defpath)]),
             "HOME": str(self.work / "home"),
             "LANG": "C.UTF-8",
             "LC_ALL": "C.UTF-8",
@@ -480,9 +483,17 @@ def _check_options(given: argparse.Namespace, bundle: Record) -> list[str]:
     for file in (getattr(given, name) for name in SUITE_OPTIONS):
         if file and not Path(file).is_file():
             raise BundleError(EXIT_USAGE, f"there is no file {file}", "correct the path")
-    for folder in (given.json.absolute().parent, *([given.junit] if given.junit else [])):
-        if folder.exists() and not os.access(folder, os.W_OK):
-            raise BundleError(EXIT_USAGE, f"{folder} may not be written", "name another by --json and --junit")
+    for given_path, folder in ((given.json, given.json.absolute().parent), (given.junit, given.junit)):
+        if folder is None:
+            continue
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            raise BundleError(EXIT_USAGE, f"{there} may not be written", "name another by --json and --junit")
+        if given_path.exists() and given_path.is_dir() != (folder is given_path):
+            what = "a folder" if given_path.is_dir() else "a file"
+            raise BundleError(EXIT_USAGE, f"{given_path} is {what}", "name a file by --json, a folder by --junit")
+        if given_path.is_file() and not os.access(given_path, os.W_OK):
+            raise BundleError(EXIT_USAGE, f"{given_path} may not be written", "name another by --json")
     return [name for name in names if name in given.layer or not given.layer]
 
 
@@ -530,6 +541,7 @@ def prove(given: argparse.Namespace, root: Path) -> int:
         for result in Prover(bundle, root, work, held, files).prove(wanted):
             say(f"{result['layer']}: {result['outcome']} in {result['seconds']:.1f} s")
             results.append(result)
+        say(table(results))
         if given.junit:
             shutil.copytree(work / "results", given.junit, dirs_exist_ok=True)
     verified = all(result["outcome"] == "passed" for result in results)
@@ -549,7 +561,6 @@ def prove(given: argparse.Namespace, root: Path) -> int:
     }
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    say(table(results))
     say(f"{document['verdict']}; the results are in {given.json}")
     return 0 if verified else EXIT_FAILED
 

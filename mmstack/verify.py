@@ -55,6 +55,7 @@ def run_suite(suite: Suite, env: Path, work: Path, log: Path, variables: Mapping
                     "PATH": f"{env / 'bin'}:{variables.get('PATH', os.defpath)}",
                     FACTS_VARIABLE: str(facts),
                     "PYTHONDONTWRITEBYTECODE": "1",
+                    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what stands beside the environment has no say
                 }
                 | {name: variables[name] for name in PASSED_THROUGH if name in variables},
             ),

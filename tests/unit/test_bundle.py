@@ -388,6 +388,20 @@ def test_a_suite_sees_no_secret(bench: Bench) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    "words", [("--json", "there"), ("--junit", "file"), ("--junit", "file/new"), ("--json", "file/x")]
+)
+def test_where_nothing_can_be_written_is_told_before_anything_runs(bench: Bench, words: tuple[str, str]) -> None:
+    """Or what took hours to find out would be lost."""
+    bundle = bench.unpacked()
+    (bundle.root / "there").mkdir()
+    (bundle.root / "file").touch()
+    done = bundle.verify(*words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "--json and --junit" in done.stderr or "a folder by --junit" in done.stderr
+    assert "base: " not in done.stdout
+
+
 def test_a_layer_s_results_can_be_kept(bench: Bench) -> None:
     """What pytest wrote and said, the unpacked stack, the results elsewhere."""
     bundle = bench.unpacked()
@@ -483,7 +497,7 @@ def test_a_wheel_holds_no_links(tmp_path: Path) -> None:
 
 
 def test_both_roots_of_a_wheel_are_unpacked(tmp_path: Path) -> None:
-    """Modules wherever the wheel keeps them; scripts and data stay behind; programs stay programs."""
+    """Modules wherever the wheel keeps them; data stay behind; programs are and stay programs."""
     program = zipfile.ZipInfo("a/bin/tool")
     program.external_attr = (stat.S_IFREG | 0o755) << 16
     with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
@@ -493,10 +507,12 @@ def test_both_roots_of_a_wheel_are_unpacked(tmp_path: Path) -> None:
         for name in ("a-1.data/scripts/e", "a-1.data/data/share/f", "a-1.data/"):
             archive.writestr(name, "")
     standalone.unpack(tmp_path / "a.whl", tmp_path / "site")
-    files = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.*")}
-    assert set(files) == {"a/__init__.py", "b.py", "c/d.py"}
-    assert os.access(tmp_path / "site" / "a" / "bin" / "tool", os.X_OK)
-    assert not os.access(files["b.py"], os.X_OK)
+    site = tmp_path / "site"
+    files = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
+    assert files == {"a/__init__.py", "a/bin/tool", "b.py", "c/d.py", ".bin/e"}
+    assert os.access(site / ".bin" / "e", os.X_OK)
+    assert os.access(site / "a" / "bin" / "tool", os.X_OK)
+    assert not os.access(site / "b.py", os.X_OK)
 
 
 def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mmstack.errors import CatalogError, ConstraintError, UsageError
+from mmstack.errors import CatalogError, ConstraintError, HostError, UsageError
 from mmstack.model import Compiler, CudaSupport, Gpu, Installed, Request, Toolkit
 from mmstack.resolve import compiled_for_gpus, select
 from mmstack.toolchains.architectures import parse_architecture
@@ -94,6 +94,32 @@ def test_the_plan_names_toolkit_compiler_and_architectures(gpu: Miniature) -> No
     assert found.compiler == GXX["14"]
     assert [item.name for item in found.cubins] == ["reader"]
     assert found.warnings == ()
+
+
+def test_a_c_library_that_is_too_new_for_the_headers_is_told(gpu: Miniature) -> None:
+    """Before gigabytes are fetched for what cannot compile; what a distribution has, it may have mended."""
+    gpu.edit("toolkits/12.8.toml", 'clang = "<20"', 'clang = "<20"\nglibc = "<2.41"')
+    newer = replace(MACHINE, glibc="2.41")
+    made = replace(TOOLKIT, kind="wheels", home=None)
+    assert gpu.plan(asked(), host=replace(MACHINE, glibc="2.36"), toolkit=made).warnings == ()
+    assert gpu.plan(asked(), host=replace(MACHINE, glibc=""), toolkit=made).warnings == ()
+    with pytest.raises(HostError, match=r"glibc 2\.41 is too new for CUDA 12\.8") as caught:
+        gpu.plan(asked(), host=newer, toolkit=made)
+    assert "an older one" in caught.value.fix
+    (warning,) = gpu.plan(asked(), host=newer, toolkit=TOOLKIT).warnings
+    assert warning.startswith("glibc-too-new: ")
+
+
+@pytest.mark.parametrize(
+    ("capability", "lacking"), [("9.0", ""), ("12.0", "base"), ("7.5", "base, what is compiled here"), ("8.6", "")]
+)
+def test_a_gpu_that_the_stack_will_not_run_on_is_told(gpu: Miniature, capability: str, lacking: str) -> None:
+    """Not refused: it may be built for another machine. PTX serves what is newer."""
+    here = replace(MACHINE, gpus=(Gpu(name="RTX", capability=capability, driver="570.1"),) * 2)
+    warnings = gpu.plan(asked(), host=here, toolkit=TOOLKIT).warnings
+    assert [warning.partition(" will have")[0] for warning in warnings] == (
+        [f"gpu-not-served: {lacking}"] if lacking else []
+    )
 
 
 def test_only_what_is_compiled_for_gpus_needs_a_toolkit(gpu: Miniature) -> None:

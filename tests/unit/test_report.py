@@ -558,6 +558,17 @@ def test_markdown_obeys_nothing_of_what_it_quotes() -> None:
     assert all(line.count("|") - line.count("\\|") in {0, 4, 5} for line in text.splitlines())
 
 
+def test_a_summary_of_many_failures_stays_short() -> None:
+    """GitHub shows none that is longer than a mebibyte."""
+    manifest = a_manifest()
+    checks = [{"name": f"t::{n}", "outcome": "failed", "seconds": 0.0, "detail": "line\n" * 9999} for n in range(900)]
+    found = {"layer": "ext", "key": "k", "cached": False, "seconds": 1.0, "checks": checks}
+    counts = {"passed": 0, "failed": 900, "not run": 0}
+    text = to_markdown({**manifest, "verifications": [{**found, "counts": counts}]})
+    assert len(text) < 10_000
+    assert "and 880 more checks failed" in text
+
+
 def test_a_manifest_of_a_machine_without_cores_draws_no_page() -> None:
     """A reader refuses it before; whoever hands one over by itself gets the same error."""
     with pytest.raises(CatalogError):

@@ -57,7 +57,7 @@ class Bench:
         self.suite = folder / "pipelines" / "ext" / "verify"
         self.suite.mkdir(parents=True)
         (folder / "pipelines" / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=append\n", encoding="utf-8")
-        self.python(f'export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1; exec {sys.executable} "$@"')
+        self.python(f'exec {sys.executable} "$@"')
 
     def python(self, script: str) -> None:
         """Make the environment's interpreter a script."""
@@ -84,6 +84,21 @@ class Bench:
 def bench(tmp_path: Path) -> Bench:
     """Return an environment and a suite."""
     return Bench(tmp_path)
+
+
+def test_what_stands_beside_the_environment_has_no_say(bench: Bench) -> None:
+    """A plugin of the user's own Python, which `--torch installed` imports from, would leave out a check that fails."""
+    (bench.folder / "beside" / "quiet-1.dist-info").mkdir(parents=True)
+    (bench.folder / "beside" / "quiet-1.dist-info" / "METADATA").write_text("Name: quiet\nVersion: 1\n", "utf-8")
+    (bench.folder / "beside" / "quiet-1.dist-info" / "entry_points.txt").write_text(
+        "[pytest11]\nquiet = quiet\n", "utf-8"
+    )
+    (bench.folder / "beside" / "quiet.py").write_text(
+        "def pytest_collection_modifyitems(items): del items[1:]\n", "utf-8"
+    )
+    bench.python(f'export PYTHONPATH={bench.folder / "beside"}; exec {sys.executable} "$@"')
+    with pytest.raises(VerificationError):
+        bench.run("def test_one(): pass\ndef test_two(): assert 0\n")
 
 
 def test_a_suite_that_passes_is_a_result(bench: Bench) -> None:

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cmake
 import libtorch
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+CMAKE = Path(cmake.CMAKE_BIN_DIR) / "cmake"  # which need not be on PATH
 CONSUMER = Path(__file__).with_name("consumer")
 COMPILER = os.environ.get("CXX", "c++")
 EXACT = 1e-12
@@ -41,8 +43,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("consumer")
     shutil.copytree(CONSUMER, tree / "source")
     find = [f"-DCMAKE_PREFIX_PATH={libtorch.prefix}", "-DCMAKE_DISABLE_FIND_PACKAGE_Protobuf=ON"]
-    call("cmake", "-G", "Ninja", "-S", "source", "-B", "build", f"-DCMAKE_CXX_COMPILER={COMPILER}", *find, cwd=tree)
-    call("cmake", "--build", "build", cwd=tree)
+    call(CMAKE, "-G", "Ninja", "-S", "source", "-B", "build", f"-DCMAKE_CXX_COMPILER={COMPILER}", *find, cwd=tree)
+    call(CMAKE, "--build", "build", cwd=tree)
     return tree / "build" / "program"
 
 

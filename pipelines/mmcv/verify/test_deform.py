@@ -71,6 +71,8 @@ def _matrices(device: torch.device, dtype: torch.dtype) -> None:
     try:
         one.mm(one)
     except RuntimeError:
+        if (device.type, dtype) != ("cpu", torch.float16):
+            raise
         pytest.skip(f"not run: this PyTorch multiplies no matrices of {dtype} on {device.type}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,26 +47,26 @@ def test_memcheck(device: torch.device) -> None:
     root, files = SUITE.parents[1], sorted(map(str, SUITE.glob("test_cuda_*.py")))
     words = ["-m", "pytest", "-p", "no:cacheprovider", "-q", f"--rootdir={root}", f"--confcutdir={root}"]
     isolated = ["-P"] if sys.version_info >= (3, 11) else []
-    try:
-        done = subprocess.run(  # noqa: S603  # the tool that was found, over this suite
-            [
-                *(tool, *injection, "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", str(FOUND)),
-                *(sys.executable, *isolated, *words, "-k", "not float16 and not float64", *files),
-            ],
-            env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-            cwd=root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        pytest.skip(f"not run: {tool} was not done after {LIMIT} seconds")
-    if done.returncode and (
-        unable := UNABLE.search(done.stdout)
-    ):  # an older tool than the GPU, or none for this kind of machine
+    with subprocess.Popen(  # noqa: S603  # the tool that was found, over this suite
+        [
+            *(tool, *injection, "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", str(FOUND)),
+            *(sys.executable, *isolated, *words, "-k", "not float16 and not float64", *files),
+        ],
+        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            text, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the suite too, which the tool has started
+            pytest.skip(f"not run: {tool} was not done after {LIMIT} seconds")
+    status = process.returncode
+    if status and (unable := UNABLE.search(text)):  # an older tool than the GPU, or none for this kind of machine
         pytest.skip(f"not run: {tool}: {unable[0]}")
-    assert done.returncode == 0, f"compute-sanitizer on {device} ended with {done.returncode}:\n{done.stdout[-4000:]}"
+    assert status == 0, f"compute-sanitizer on {device} ended with {status}:\n{text[-4000:]}"
     for said in (" passed", "ERROR SUMMARY: 0 errors"):
-        assert said in done.stdout, f"nothing ran under compute-sanitizer on {device}:\n{done.stdout[-4000:]}"
+        assert said in text, f"nothing ran under compute-sanitizer on {device}:\n{text[-4000:]}"
