@@ -431,8 +431,8 @@ class Workshop:
         applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
         _lay_over(layer.recipe, tree)
         if is_ahead(place.tree, place.built):  # by another clock: what an edit is newer than, no date tells
-            discard(place.tree)
-            shutil.rmtree(place.built, ignore_errors=True)
+            for folder in (folder for folder in (place.built, place.tree) if folder.exists()):
+                discard(folder)
         shutil.rmtree(place.out, ignore_errors=True)
         renew(tree, place.tree, layer.key)
         shutil.rmtree(fresh, ignore_errors=True)
