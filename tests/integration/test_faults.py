@@ -108,7 +108,9 @@ def test_an_index_that_cannot_be_reached(fresh: Checkout) -> None:
         address = f"127.0.0.1:{unused.server_port}/simple"
     changes = {"UV_FIND_LINKS": "", "PIP_NO_INDEX": "", "UV_DEFAULT_INDEX": f"http://user:{TOKEN}@{address}"}
     done = fresh.build(**changes)
-    refused(done, 3, "the package index could not be asked for mini", address, "UV_DEFAULT_INDEX", "`--offline`")
+    refused(
+        done, 3, "the package index could not be asked for mini", address, "UV_DEFAULT_INDEX", "`build-stack --offline`"
+    )
     assert TOKEN not in done.text
     assert not fresh.dist.exists()
 
