@@ -101,6 +101,33 @@ def test_what_stands_beside_the_environment_has_no_say(bench: Bench) -> None:
         bench.run("def test_one(): pass\ndef test_two(): assert 0\n")
 
 
+TORCH = """
+from types import SimpleNamespace as It
+def broken(*_given): raise RuntimeError("CUDA error: the device is busy")
+cuda = It(is_available=lambda: True, manual_seed=broken, synchronize=broken)
+default_generator = It(manual_seed=lambda _seed: None)
+device, initial_seed = str, lambda: 1
+"""
+
+
+def test_a_gpu_that_never_worked_has_failed(bench: Bench) -> None:
+    """Only after a check has failed may what it left behind be why others do not run."""
+    shutil.copy(ROOT / "pipelines" / "conftest.py", bench.suite.parents[1])
+    (bench.folder / "beside").mkdir()
+    (bench.folder / "beside" / "torch.py").write_text(TORCH, encoding="utf-8")
+    bench.python(f'export PYTHONPATH={bench.folder / "beside"}; exec {sys.executable} "$@"')
+    found = bench.failure("def test_one(device): pass\n").verification
+    assert found is not None
+    assert {check.name: check.outcome for check in found.checks} == {
+        "test_ext::test_one[cpu]": "passed",
+        "test_ext::test_one[cuda]": "failed",
+    }
+    found = bench.failure("def test_first(): assert 0\ndef test_one(device): pass\n").verification
+    assert found is not None
+    (skipped,) = (check for check in found.checks if check.outcome == "not run")
+    assert skipped.detail == "an earlier check has left the GPU in error: CUDA error: the device is busy"
+
+
 def test_a_suite_that_passes_is_a_result(bench: Bench) -> None:
     """Passed and skipped checks are counted apart; the log holds what pytest said."""
     code = "import pytest\ndef test_one(): pass\ndef test_two(): pytest.skip('no GPU')\n"
