@@ -257,7 +257,8 @@ def _gpu(host: Host) -> Finding:
             name="gpu",
             verdict="warning",
             found=host.notes["gpu"],
-            fix="repair the driver's installation: see nvidia-smi",
+            fix="see nvidia-smi: repair the driver's installation, or update one older than R510, which knows no "
+            "`compute_cap`",
         )
     gpus = ", ".join(f"{gpu.name} ({gpu.capability}, driver {gpu.driver})" for gpu in host.gpus)
     return Finding(name="gpu", verdict="ok", found=gpus or "none visible: checks on a GPU will be reported as not run")
