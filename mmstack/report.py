@@ -20,6 +20,7 @@ from mmstack.errors import CatalogError, DiskError, UsageError
 from mmstack.events import CacheUsed, Compiled, Notice, PlanReady, RunEnded, StepEnded, ignore
 from mmstack.keys import ENGINE
 from mmstack.sources.places import redact
+from mmstack.standalone import NAMED_FAILURES
 from mmstack.store import disk_errors
 from mmstack.verify import toolkit_facts
 
@@ -38,7 +39,6 @@ TRACE_NAME = "trace.json"
 PROVENANCE_NAME = "provenance.json"
 STAMP = "mmstack.json"  # in an installed environment: of which plan
 OUTCOMES = ("passed", "failed", "not run")
-NAMED_FAILURES = 20
 LONGEST_REASON = 300
 Manifest = dict[str, Any]
 

@@ -56,6 +56,7 @@ GRACE_SECONDS = 5.0
 PROGRAMS = ".bin"  # no package's name
 SCHEMES = {"purelib": ".", "platlib": ".", "scripts": PROGRAMS}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+ELSEWHERE = "name another by --json and --junit"
 ANEW = "unpack the archive anew; if that does not help, copy it anew"
 THE_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -483,18 +484,19 @@ def _check_options(given: argparse.Namespace, bundle: Record) -> list[str]:
     for file in (getattr(given, name) for name in SUITE_OPTIONS):
         if file and not Path(file).is_file():
             raise BundleError(EXIT_USAGE, f"there is no file {file}", "correct the path")
-    for given_path, folder in ((given.json, given.json.absolute().parent), (given.junit, given.junit)):
-        if folder is None:
-            continue
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-        if not (there.is_dir() and os.access(there, os.W_OK)):
-            raise BundleError(EXIT_USAGE, f"{there} may not be written", "name another by --json and --junit")
-        if given_path.exists() and given_path.is_dir() != (folder is given_path):
-            what = "a folder" if given_path.is_dir() else "a file"
-            raise BundleError(EXIT_USAGE, f"{given_path} is {what}", "name a file by --json, a folder by --junit")
-        if given_path.is_file() and not os.access(given_path, os.W_OK):
-            raise BundleError(EXIT_USAGE, f"{given_path} may not be written", "name another by --json")
+    _demand_writable(given.json.absolute().parent)
+    if given.json.is_dir() or (given.json.exists() and not os.access(given.json, os.W_OK)):
+        raise BundleError(EXIT_USAGE, f"{given.json} is no file that may be written", ELSEWHERE)
+    if given.junit:
+        _demand_writable(given.junit.absolute())
     return [name for name in names if name in given.layer or not given.layer]
+
+
+def _demand_writable(folder: Path) -> None:
+    """Refuse a folder that is none, may not be written, or cannot be made."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise BundleError(EXIT_USAGE, f"{there} is no folder that may be written", ELSEWHERE)
 
 
 @contextmanager

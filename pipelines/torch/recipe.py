@@ -79,7 +79,8 @@ class Torch(DataOnly):
     def check_configured(self, output: str, cache: Mapping[str, str], facts: BuildFacts) -> None:
         """Demand that every flag is what was asked, as CMake's summary says, or its cache what the summary leaves out.
 
-        A library that is missing turns its flag off without an error, and only there it shows.
+        A library that is missing turns its flag off without an error, and only there it shows. Nor may the processor
+        of this machine decide what is compiled: of the same inputs, another machine would make another wheel.
         """
         found = dict(SUMMARY.findall(output))
         if "TORCH_VERSION" not in found:
@@ -95,7 +96,7 @@ class Torch(DataOnly):
             for name, status in sorted(cache.items())
             if (match := RUN.fullmatch(name)) and cache.get(f"{match[1]}_COMPILED") == "TRUE" and status != "0"
         ]
-        if lacking:  # of the same inputs, other machines would make another wheel
+        if lacking:
             raise GateError(
                 "this machine's processor decides what would be compiled",
                 why=f"CMake could compile {', '.join(lacking)}, and not run it",
