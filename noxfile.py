@@ -76,7 +76,7 @@ def e2e(session: nox.Session) -> None:
 def compare(session: nox.Session) -> None:
     """Demand that upstream's build of mmcv's ops and ours pass the same suite, export the same and compute the same.
 
-    `nox -s compare -- cuda` for the ops of CUDA, on a GPU where there is one.
+    `nox -s compare -- cuda` for the ops of CUDA: their kernels' machine code, and results on a GPU where there is one.
     """
     stack, options = ("cu130", CUDA) if "cuda" in session.posargs else ("cpu", ())
     wheels = Path("dist", stack, "wheels")
@@ -85,6 +85,8 @@ def compare(session: nox.Session) -> None:
     session.run("invoke", "build-stack", *options, external=True)
     (ours,) = wheels.glob("mmcv-*.whl")
     session.run(f"dist/{stack}/env/bin/python", "pipelines/two_builds.py", upstream, str(ours), external=True)
+    if options:
+        session.run("python", "-m", "benchmarks.machine_code", upstream, str(ours), external=True)
 
 
 @nox.session(venv_backend="none")

@@ -3,7 +3,7 @@
 Both must export the same names, say the same of their compilation, and give the same bits for the same inputs. Two
 builds for CUDA are imported as those for the CPU are: for that the stack's Python needs its torch for CUDA, and no GPU.
 What they compute on a GPU needs one; where torch sees none, it is said that this was not compared. The names are those
-of every build, whichever kernels are in it: which these are, without a GPU, the gate `gpu-code` alone says of each.
+of every build, whichever kernels are in it: these are compared, without a GPU, by `benchmarks/machine_code.py`.
 """
 
 from __future__ import annotations

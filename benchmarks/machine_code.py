@@ -1,0 +1,165 @@
+"""Hold the GPU code of two builds against each other: `uv run python -m benchmarks.machine_code FIRST SECOND`.
+
+Each is a wheel, a library, an object, or a folder of objects; no GPU is needed. A kernel takes the time that its
+instructions take: what two builds hold alike is slower in neither. Alike are kernels of the same instructions, bit for
+bit, the same registers, of which more mean fewer threads at once, and the same shared memory.
+
+Where a constant lies depends on what else is compiled with it, so an operand may differ: from sm_70 on such kernels are
+alike *but for operands*, bits 32 to 63 of each 128. What is done, when, and most of on which registers, is in the
+others: https://github.com/cloudcores/CuAssembler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import struct
+import sys
+import tempfile
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from elftools.elf.elffile import ELFFile
+
+from benchmarks.costs import ROOT
+from mmstack.errors import MmstackError
+from mmstack.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+CODE, SHARED = ".text.", ".nv.shared."
+# what a file's nameless namespace and its `static` things are called: by digests of its path, and its name
+OWN = re.compile(r"\d+_(?:GLOBAL__N_|INTERNAL)_[0-9a-f]{8}_\d+_\w+?_cu_[0-9a-f]{8}")
+TARGET = re.compile(r"\.sm_((\d+)[a-z]?)\.cubin")
+REGISTERS = (4, 0x2F)  # EIFMT_SVAL and EIATTR_REGCOUNT
+OPERANDS_FROM = 70
+SHOWN = 20
+
+Kernel = tuple[str, str]
+"""What it is for, e.g. 90, and its name."""
+Code = tuple[str, str, int, int]
+"""Digests of its instructions and of these without operands, registers of a thread, bytes of shared memory."""
+
+
+def read(cuobjdump: Path, module: Path, scratch: Path) -> dict[Kernel, set[Code]]:
+    """Return each kernel of a build; more than one code where several of its parts hold one of that name.
+
+    Raises:
+        CommandError: there is no GPU code, or it cannot be read.
+    """
+    found: dict[Kernel, set[Code]] = defaultdict(set)
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    for number, path in enumerate(_modules(module, folder)):
+        place = folder / f"cubins-{number}"
+        place.mkdir()
+        run([cuobjdump, "--extract-elf", "all", path.resolve()], env={}, cwd=place)
+        for file in sorted(place.iterdir()):
+            ((target, digits),) = TARGET.findall(file.name)
+            with file.open("rb") as stream:
+                for name, code in _kernels(ELFFile(stream), operands=int(digits) >= OPERANDS_FROM):
+                    found[target, OWN.sub("own", name)].add(code)
+    return found
+
+
+def _modules(module: Path, folder: Path) -> list[Path]:
+    if module.is_dir():
+        return sorted(module.glob("*.o"))
+    if not zipfile.is_zipfile(module):
+        return [module]
+    with zipfile.ZipFile(module) as wheel:
+        return [Path(wheel.extract(name, folder)) for name in wheel.namelist() if name.endswith(".so")]
+
+
+def _kernels(cubin: ELFFile, *, operands: bool) -> Iterator[tuple[str, Code]]:
+    registers = dict(_registers(cubin))
+    for section in cubin.iter_sections():
+        if section.name.startswith(CODE):
+            name, code = section.name.removeprefix(CODE), section.data()
+            bare = _without_operands(code) if operands else code
+            shared = cubin.get_section_by_name(f"{SHARED}{name}")
+            digests = (hashlib.sha256(each).hexdigest() for each in (code, bare))
+            yield name, (*digests, registers[name], shared["sh_size"] if shared else 0)
+
+
+def _without_operands(code: bytes) -> bytes:
+    return b"".join(code[place : place + 4] + code[place + 8 : place + 16] for place in range(0, len(code), 16))
+
+
+def _registers(cubin: ELFFile) -> Iterator[tuple[str, int]]:
+    symbols, info = cubin.get_section_by_name(".symtab"), cubin.get_section_by_name(".nv.info").data()
+    place = 0
+    while place < len(info):
+        form, attribute, size = struct.unpack_from("<BBH", info, place)
+        place += 4
+        if (form, attribute) == REGISTERS:
+            symbol, count = struct.unpack_from("<II", info, place)
+            yield symbols.get_symbol(symbol).name, count
+        if form == REGISTERS[0]:  # else what stands for the size is the value
+            place += size
+
+
+def report(first: Mapping[Kernel, set[Code]], second: Mapping[Kernel, set[Code]]) -> tuple[str, bool]:
+    """Return in words how the kernels of two builds compare, and whether each of the first's is alike in the second."""
+    missing = sorted(first.keys() - second.keys())
+    changed = sorted(kernel for kernel in first.keys() & second.keys() if first[kernel] != second[kernel])
+    other = [kernel for kernel in changed if _bare(first[kernel]) != _bare(second[kernel])]
+    counts = {
+        "alike": len(first) - len(missing) - len(changed),
+        "alike but for operands": len(changed) - len(other),
+        "not alike": len(other),
+        "in the first alone": len(missing),
+        "in the second alone": len(second.keys() - first.keys()),
+    }
+    lines = [", ".join(f"{count} {what}" for what, count in counts.items())]
+    for what, kernels in (("in the first alone", missing), ("not alike", other)):
+        lines += [f"{what}: sm_{target} {name}" for target, name in kernels[:SHOWN]]
+        lines += [f"{what}: {len(kernels) - SHOWN} more"] if len(kernels) > SHOWN else []
+    return "\n".join(lines), bool(first) and not missing and not other
+
+
+def _bare(codes: set[Code]) -> set[tuple[str, int, int]]:
+    return {code[1:] for code in codes}
+
+
+def the_gates() -> Path:
+    """Return the program that the gate `gpu-code` reads by, which the build of a stack for CUDA leaves in the state.
+
+    Raises:
+        SystemExit: there was no such build.
+    """
+    state = Path(os.environ.get("MMSTACK_HOME") or ROOT / ".mmstack")
+    found = sorted(state.glob("toolkits/cubins-*/lib/*/site-packages/nvidia/*/bin/cuobjdump"))
+    if not found:
+        sys.exit(f"no cuobjdump in {state}: build a stack for CUDA first, or name it with --cuobjdump")
+    return found[-1]
+
+
+def main(words: Sequence[str]) -> None:
+    """Read both, and compare.
+
+    Raises:
+        SystemExit: they are not alike, or cannot be read.
+    """
+    options = argparse.ArgumentParser(prog="python -m benchmarks.machine_code", description="Compare GPU code.")
+    options.add_argument("first", type=Path)
+    options.add_argument("second", type=Path)
+    options.add_argument("--cuobjdump", type=Path, help="the program; else what the gate `gpu-code` reads by")
+    chosen = options.parse_args(words)
+    program = chosen.cuobjdump or the_gates()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            both = [read(program, module, Path(scratch)) for module in (chosen.first, chosen.second)]
+        except MmstackError as error:
+            sys.exit(f"{error.what}\n{error.why}")
+    text, same = report(*both)
+    print(text)  # noqa: T201 - what this program is for
+    sys.exit(not same)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,187 @@
+"""What is said of two builds' GPU code, which an assembler of this machine writes as NVIDIA's does."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import zipfile
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from benchmarks import machine_code
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+NMS, ROI = "_Z3nmsPf", "_Z3roiPf"
+HERE, THERE = (f"_ZN36_GLOBAL__N__{digest}_4_a_cu_3c51c3506hiddenEPi" for digest in ("397dc4eb", "2bc86b05"))
+CODE = bytes(range(32))  # two instructions
+OPERAND, OTHERS = 20, 24  # bytes of the second one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """What a cubin holds of a kernel."""
+
+    name: str
+    code: bytes = CODE
+    registers: int = 24
+    shared: int = 0
+
+    def assembly(self, symbol: int) -> str:
+        """Return it as text; its registers are those of a symbol by number."""
+        shared = f'.section .nv.shared.{self.name},"aw",@nobits\n.zero {self.shared}\n' if self.shared else ""
+        return (
+            f'.section .text.{self.name},"ax"\n.globl {self.name}\n{self.name}:\n'
+            f".byte {','.join(map(str, self.code))}\n"
+            f'{shared}.section .nv.info,""\n.byte 4,0x2f\n.short 8\n.long {symbol},{self.registers}\n'
+            # another attribute of so many bytes, and one whose value stands where the others have their size
+            f".byte 4,0x11\n.short 8\n.long {symbol},7\n.byte 3,0x50\n.short 12\n"
+        )
+
+
+def changed(place: int) -> bytes:
+    """Return the code with another byte at a place."""
+    return CODE[:place] + b"\xff" + CODE[place + 1 :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A folder for two libraries, and a program that takes out of one what lies in it."""
+
+    folder: Path
+    printed: pytest.CaptureFixture[str]
+
+    def reader(self, place: Path) -> Path:
+        """Write the program."""
+        place.mkdir(parents=True, exist_ok=True)
+        program = place / "cuobjdump"
+        program.write_text('#!/bin/sh\ntest "$1 $2" = "--extract-elf all" && exec /bin/tar -xf "$3"\n')
+        program.chmod(0o755)
+        return program
+
+    def library(self, name: str, targets: Mapping[str, Sequence[Kernel]]) -> Path:
+        """Make one that holds kernels for architectures."""
+        folder = self.folder / f"of-{name}"
+        folder.mkdir()
+        for target, kernels in targets.items():
+            cubin = folder / f"a.1.sm_{target}.cubin"
+            numbers = [0] * len(kernels)
+            for _ in range(2):  # the second time by the symbols' numbers
+                text = "".join(each.assembly(number) for each, number in zip(kernels, numbers, strict=True))
+                subprocess.run(["as", "-o", cubin, "-"], input=text, text=True, check=True)
+                with cubin.open("rb") as stream:
+                    names = [symbol.name for symbol in ELFFile(stream).get_section_by_name(".symtab").iter_symbols()]
+                numbers = [names.index(each.name) for each in kernels]
+        with tarfile.open(self.folder / name, "w") as archive:
+            for path in folder.iterdir():
+                archive.add(path, path.name)
+        return self.folder / name
+
+    def compare(self, first: Path, second: Path) -> tuple[list[str], int]:
+        """Return the lines that are printed, and the status."""
+        words = [str(first), str(second), "--cuobjdump", str(self.reader(self.folder))]
+        with pytest.raises(SystemExit) as caught:
+            machine_code.main(words)
+        return self.printed.readouterr().out.splitlines(), int(caught.value.code or 0)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """An empty one."""
+    return Bench(folder=tmp_path, printed=capsys)
+
+
+def test_the_same_code_is_alike_wherever_it_was_compiled(bench: Bench) -> None:
+    """What is a file's own has another name in each; what the second has more makes the first no slower."""
+    nms, large = Kernel(name=NMS), Kernel(name=NMS, shared=128)
+    first = bench.library("first.so", {"90": [large, Kernel(name=HERE)], "120": [nms]})
+    second = bench.library("second.so", {"120": [nms], "90": [Kernel(name=THERE), large]})
+    more = bench.library("more.so", {"120": [nms, Kernel(name=ROI)], "90": [Kernel(name=THERE), large]})
+    counts = "3 alike, 0 alike but for operands, 0 not alike, 0 in the first alone, {} in the second alone"
+    assert bench.compare(first, second) == ([counts.format(0)], 0)
+    assert bench.compare(first, more) == ([counts.format(1)], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "target", "alike"),
+    [
+        ({"code": changed(OPERAND)}, "90", True),
+        ({"code": changed(OPERAND)}, "61", False),  # GPUs before have other instructions
+        ({"code": changed(OPERAND - 1)}, "90", False),
+        ({"code": changed(OTHERS)}, "90", False),
+        ({"code": CODE + CODE[:16]}, "90", False),
+        ({"registers": 25}, "90", False),
+        ({"shared": 4}, "90", False),
+    ],
+)
+def test_what_is_not_alike_is_named(bench: Bench, change: Any, target: str, alike: bool) -> None:  # noqa: ANN401, FBT001 - a field of any type; by name
+    """A bit of an instruction, an instruction, a register more, a byte of shared memory."""
+    kernel = Kernel(name=NMS)
+    first = bench.library("first.so", {target: [kernel, Kernel(name=ROI)]})
+    second = bench.library("second.so", {target: [replace(kernel, **change), Kernel(name=ROI)]})
+    (counts, *named), status = bench.compare(first, second)
+    assert counts.startswith(
+        f"1 alike, {int(alike)} alike but for operands, {int(not alike)} not alike, 0 in the first"
+    )
+    assert named == ([] if alike else [f"not alike: sm_{target} {NMS}"])
+    assert status == int(not alike)
+
+
+def test_what_the_second_lacks_is_named(bench: Bench) -> None:
+    """A kernel for one of two architectures; of many, some."""
+    nms, many = Kernel(name=NMS), [Kernel(name=f"_Z3k{number}v") for number in range(10, 32)]
+    first, second = (
+        bench.library("first.so", {"90": [*many, nms], "80": [nms]}),
+        bench.library("second.so", {"80": [nms]}),
+    )
+    lines, status = bench.compare(first, second)
+    assert status == 1
+    assert lines[0].startswith("1 alike, 0 alike but for operands, 0 not alike, 23 in the first alone,")
+    assert lines[1] == "in the first alone: sm_90 _Z3k10v"
+    assert lines[-1] == "in the first alone: 3 more"
+
+
+def test_a_name_that_two_objects_hold(bench: Bench) -> None:
+    """Each has its own code, and both builds must hold both; a folder stands for the objects in it."""
+    other, folder = Kernel(name=NMS, code=changed(OTHERS)), bench.folder / "objects"
+    folder.mkdir()
+    for name, kernel in (("a.o", Kernel(name=NMS)), ("b.o", other)):
+        bench.library(name, {"90": [kernel]}).rename(folder / name)
+    assert bench.compare(folder, folder)[1] == 0
+    assert bench.compare(folder, bench.library("one.so", {"90": [other]}))[0][1] == f"not alike: sm_90 {NMS}"
+
+
+def test_the_modules_of_wheels_are_read(bench: Bench) -> None:
+    """As the session `compare` gives them."""
+    module, wheel = bench.library("_ext.so", {"90": [Kernel(name=NMS)]}), bench.folder / "x.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(module, "mmcv/_ext.so")
+        archive.writestr("mmcv/__init__.py", "")
+    assert bench.compare(wheel, module)[1] == 0
+
+
+def test_two_builds_without_a_kernel_are_not_called_alike(bench: Bench) -> None:
+    """Nor what cannot be read, of which is said why."""
+    empty, text = bench.folder / "empty", bench.folder / "text.so"
+    empty.mkdir()
+    text.write_text("none")
+    assert bench.compare(empty, empty)[1] == 1
+    with pytest.raises(SystemExit, match="does not look like a tar archive"):
+        machine_code.main([str(text), str(text), "--cuobjdump", str(bench.reader(bench.folder))])
+
+
+def test_the_program_is_the_gate_s(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stack that was built; without one, how to have it is said."""
+    module, state = str(bench.library("_ext.so", {"90": [Kernel(name=NMS)]})), bench.folder / "state"
+    monkeypatch.setenv("MMSTACK_HOME", str(state))
+    with pytest.raises(SystemExit, match="build a stack for CUDA first"):
+        machine_code.main([module, module])
+    bench.reader(state / "toolkits" / "cubins-1-cp311" / "lib/python3.11/site-packages/nvidia/cu13/bin")
+    with pytest.raises(SystemExit) as caught:
+        machine_code.main([module, module])
+    assert caught.value.code is False
