@@ -4,9 +4,10 @@ Each is a wheel, a library, an object, or a folder of objects; no GPU is needed.
 instructions take: what two builds hold alike is slower in neither. Alike are kernels of the same instructions, bit for
 bit, the same registers, of which more mean fewer threads at once, and the same shared memory.
 
-Where a constant lies depends on what else is compiled with it, so an operand may differ: from sm_70 on such kernels are
-alike *but for operands*, bits 32 to 63 of each 128. What is done, when, and most of on which registers, is in the
-others: https://github.com/cloudcores/CuAssembler.
+Where in a bank of constants one lies depends on what else is compiled with it. Kernels that differ in nothing else are
+alike *but for places of constants*: from sm_70 on, bits 38 to 53 of an instruction whose form, bits 9 to 11, is 3 or 5,
+where the bank, bits 54 to 58, is not that of a kernel's parameters, 0, as in
+https://gitlab.freedesktop.org/mesa/mesa/-/blob/mesa-23.3.0/src/nouveau/codegen/nv50_ir_emit_gv100.cpp.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from typing import TYPE_CHECKING
 from elftools.elf.elffile import ELFFile
 
 from benchmarks.costs import ROOT
-from mmstack.errors import MmstackError
+from mmstack.errors import CommandError, MmstackError
 from mmstack.run import run
+from mmstack.toolchains.cubins import NO_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,31 +39,36 @@ CODE, SHARED = ".text.", ".nv.shared."
 OWN = re.compile(r"\d+_(?:GLOBAL__N_|INTERNAL)_[0-9a-f]{8}_\d+_\w+?_cu_[0-9a-f]{8}")
 TARGET = re.compile(r"\.sm_((\d+)[a-z]?)\.cubin")
 REGISTERS = (4, 0x2F)  # EIFMT_SVAL and EIATTR_REGCOUNT
-OPERANDS_FROM = 70
+FORMS_FROM, INSTRUCTION = 70, 16
+OF_CONSTANTS, PLACE = {3, 5}, 0xFFFF << 38
 SHOWN = 20
 
 Kernel = tuple[str, str]
 """What it is for, e.g. 90, and its name."""
 Code = tuple[str, str, int, int]
-"""Digests of its instructions and of these without operands, registers of a thread, bytes of shared memory."""
+"""Digests of its instructions, with and without places of constants, registers of a thread, bytes of shared memory."""
 
 
 def read(cuobjdump: Path, module: Path, scratch: Path) -> dict[Kernel, set[Code]]:
     """Return each kernel of a build; more than one code where several of its parts hold one of that name.
 
     Raises:
-        CommandError: there is no GPU code, or it cannot be read.
+        CommandError: it cannot be read.
     """
     found: dict[Kernel, set[Code]] = defaultdict(set)
     folder = Path(tempfile.mkdtemp(dir=scratch))
     for number, path in enumerate(_modules(module, folder)):
         place = folder / f"cubins-{number}"
         place.mkdir()
-        run([cuobjdump, "--extract-elf", "all", path.resolve()], env={}, cwd=place)
+        try:
+            run([cuobjdump, "--extract-elf", "all", path.resolve()], env={}, cwd=place)
+        except CommandError as error:
+            if NO_CODE not in error.why:
+                raise
         for file in sorted(place.iterdir()):
             ((target, digits),) = TARGET.findall(file.name)
             with file.open("rb") as stream:
-                for name, code in _kernels(ELFFile(stream), operands=int(digits) >= OPERANDS_FROM):
+                for name, code in _kernels(ELFFile(stream), forms=int(digits) >= FORMS_FROM):
                     found[target, OWN.sub("own", name)].add(code)
     return found
 
@@ -75,19 +82,24 @@ def _modules(module: Path, folder: Path) -> list[Path]:
         return [Path(wheel.extract(name, folder)) for name in wheel.namelist() if name.endswith(".so")]
 
 
-def _kernels(cubin: ELFFile, *, operands: bool) -> Iterator[tuple[str, Code]]:
+def _kernels(cubin: ELFFile, *, forms: bool) -> Iterator[tuple[str, Code]]:
     registers = dict(_registers(cubin))
     for section in cubin.iter_sections():
         if section.name.startswith(CODE):
             name, code = section.name.removeprefix(CODE), section.data()
-            bare = _without_operands(code) if operands else code
+            bare = _without_places(code) if forms else code
             shared = cubin.get_section_by_name(f"{SHARED}{name}")
             digests = (hashlib.sha256(each).hexdigest() for each in (code, bare))
             yield name, (*digests, registers[name], shared["sh_size"] if shared else 0)
 
 
-def _without_operands(code: bytes) -> bytes:
-    return b"".join(code[place : place + 4] + code[place + 8 : place + 16] for place in range(0, len(code), 16))
+def _without_places(code: bytes) -> bytes:
+    bare = bytearray(code)
+    for place in range(0, len(code), INSTRUCTION):
+        (word,) = struct.unpack_from("<Q", code, place)
+        if word >> 9 & 7 in OF_CONSTANTS and word >> 54 & 31:
+            struct.pack_into("<Q", bare, place, word & ~PLACE)
+    return bytes(bare)
 
 
 def _registers(cubin: ELFFile) -> Iterator[tuple[str, int]]:
@@ -110,7 +122,7 @@ def report(first: Mapping[Kernel, set[Code]], second: Mapping[Kernel, set[Code]]
     other = [kernel for kernel in changed if _bare(first[kernel]) != _bare(second[kernel])]
     counts = {
         "alike": len(first) - len(missing) - len(changed),
-        "alike but for operands": len(changed) - len(other),
+        "alike but for places of constants": len(changed) - len(other),
         "not alike": len(other),
         "in the first alone": len(missing),
         "in the second alone": len(second.keys() - first.keys()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -17,10 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+READER = """#!/bin/sh
+test "$1 $2" = "--extract-elf all" || exit 2
+case "$3" in *cpu.o) echo "cuobjdump info    : File '$3' does not contain device code"; exit 255;; esac
+exec /bin/tar -xf "$3"
+"""
 NMS, ROI = "_Z3nmsPf", "_Z3roiPf"
 HERE, THERE = (f"_ZN36_GLOBAL__N__{digest}_4_a_cu_3c51c3506hiddenEPi" for digest in ("397dc4eb", "2bc86b05"))
-CODE = bytes(range(32))  # two instructions
-OPERAND, OTHERS = 20, 24  # bytes of the second one
+# as ptxas of CUDA 13.0 wrote them for sm_90
+FROM_BANK_3 = struct.pack("<QQ", 0x00C0010000067AB9, 0x000FC80000000800)  # ULDC UR6, c[0x3][0x4]
+PARAMETER = struct.pack("<QQ", 0x0000860000067AB9, 0x000FE20000000800)  # ULDC.64 UR6, c[0x0][0x218]
+ADDITION = struct.pack("<QQ", 0x0000000600057C23, 0x004FCA0008000005)  # FFMA R5, R0, UR6, R5
+CODE = FROM_BANK_3 + PARAMETER + ADDITION
+
+
+def changed(bit: int) -> bytes:
+    """Return the code with another bit at a place."""
+    return (int.from_bytes(CODE, "little") ^ 1 << bit).to_bytes(len(CODE), "little")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +58,6 @@ class Kernel:
         )
 
 
-def changed(place: int) -> bytes:
-    """Return the code with another byte at a place."""
-    return CODE[:place] + b"\xff" + CODE[place + 1 :]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """A folder for two libraries, and a program that takes out of one what lies in it."""
@@ -60,7 +69,7 @@ class Bench:
         """Write the program."""
         place.mkdir(parents=True, exist_ok=True)
         program = place / "cuobjdump"
-        program.write_text('#!/bin/sh\ntest "$1 $2" = "--extract-elf all" && exec /bin/tar -xf "$3"\n')
+        program.write_text(READER)
         program.chmod(0o755)
         return program
 
@@ -102,7 +111,7 @@ def test_the_same_code_is_alike_wherever_it_was_compiled(bench: Bench) -> None:
     first = bench.library("first.so", {"90": [large, Kernel(name=HERE)], "120": [nms]})
     second = bench.library("second.so", {"120": [nms], "90": [Kernel(name=THERE), large]})
     more = bench.library("more.so", {"120": [nms, Kernel(name=ROI)], "90": [Kernel(name=THERE), large]})
-    counts = "3 alike, 0 alike but for operands, 0 not alike, 0 in the first alone, {} in the second alone"
+    counts = "3 alike, 0 alike but for places of constants, 0 not alike, 0 in the first alone, {} in the second alone"
     assert bench.compare(first, second) == ([counts.format(0)], 0)
     assert bench.compare(first, more) == ([counts.format(1)], 0)
 
@@ -110,11 +119,14 @@ def test_the_same_code_is_alike_wherever_it_was_compiled(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("change", "target", "alike"),
     [
-        ({"code": changed(OPERAND)}, "90", True),
-        ({"code": changed(OPERAND)}, "61", False),  # GPUs before have other instructions
-        ({"code": changed(OPERAND - 1)}, "90", False),
-        ({"code": changed(OTHERS)}, "90", False),
-        ({"code": CODE + CODE[:16]}, "90", False),
+        ({"code": changed(40)}, "90", True),  # where in the bank
+        ({"code": changed(40)}, "61", False),  # GPUs before have other instructions
+        ({"code": changed(54)}, "90", False),  # which bank
+        ({"code": changed(16)}, "90", False),  # into which register
+        ({"code": changed(64)}, "90", False),
+        ({"code": changed(128 + 40)}, "90", False),  # which parameter
+        ({"code": changed(256 + 40)}, "90", False),  # an operand that is no constant of a bank
+        ({"code": CODE + ADDITION}, "90", False),
         ({"registers": 25}, "90", False),
         ({"shared": 4}, "90", False),
     ],
@@ -126,7 +138,7 @@ def test_what_is_not_alike_is_named(bench: Bench, change: Any, target: str, alik
     second = bench.library("second.so", {target: [replace(kernel, **change), Kernel(name=ROI)]})
     (counts, *named), status = bench.compare(first, second)
     assert counts.startswith(
-        f"1 alike, {int(alike)} alike but for operands, {int(not alike)} not alike, 0 in the first"
+        f"1 alike, {int(alike)} alike but for places of constants, {int(not alike)} not alike, 0 in the first"
     )
     assert named == ([] if alike else [f"not alike: sm_{target} {NMS}"])
     assert status == int(not alike)
@@ -141,17 +153,18 @@ def test_what_the_second_lacks_is_named(bench: Bench) -> None:
     )
     lines, status = bench.compare(first, second)
     assert status == 1
-    assert lines[0].startswith("1 alike, 0 alike but for operands, 0 not alike, 23 in the first alone,")
+    assert lines[0].startswith("1 alike, 0 alike but for places of constants, 0 not alike, 23 in the first alone,")
     assert lines[1] == "in the first alone: sm_90 _Z3k10v"
     assert lines[-1] == "in the first alone: 3 more"
 
 
 def test_a_name_that_two_objects_hold(bench: Bench) -> None:
     """Each has its own code, and both builds must hold both; a folder stands for the objects in it."""
-    other, folder = Kernel(name=NMS, code=changed(OTHERS)), bench.folder / "objects"
+    other, folder = Kernel(name=NMS, code=changed(64)), bench.folder / "objects"
     folder.mkdir()
     for name, kernel in (("a.o", Kernel(name=NMS)), ("b.o", other)):
         bench.library(name, {"90": [kernel]}).rename(folder / name)
+    subprocess.run(["as", "-o", folder / "for-the-cpu.o", "-"], input="nop\n", text=True, check=True)
     assert bench.compare(folder, folder)[1] == 0
     assert bench.compare(folder, bench.library("one.so", {"90": [other]}))[0][1] == f"not alike: sm_90 {NMS}"
 
