@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmstack.diagnose import plain
 from mmstack.elf import section_digests
-from mmstack.errors import CatalogError, HostError, PinError, RebuildError, UsageError
+from mmstack.errors import CatalogError, ConstraintError, HostError, PinError, RebuildError, UsageError
 from mmstack.keys import ENGINE, file_digest
 from mmstack.model import Paths
 from mmstack.options import Options
@@ -72,7 +73,12 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
         stack = manifest["stack"]["name"]
         toolkit = manifest["toolkit"]
-        arch = ",".join(toolkit["architectures"]) if toolkit else asked.arch  # `native` is another thing elsewhere
+        linker = manifest["compiler"] and manifest["compiler"]["linker"]
+        found = {  # what was left to be found out there
+            "arch": ",".join(toolkit["architectures"]) if toolkit else asked.arch,
+            "toolkit": toolkit["kind"] if toolkit and asked.toolkit in {"", "auto"} else asked.toolkit,
+            "linker": linker["kind"] if linker and asked.linker == "auto" else asked.linker,
+        }
         held = any(layer["source"]["kind"] == "installed" for layer in manifest["layers"])
         pinned(manifest)
         wheels = [(item["layer"], item["filename"], item["sha256"]) for item in manifest["artifacts"]]
@@ -88,7 +94,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
             fix="give the manifest of a whole build",
         )
     python = ours.python or (asked.python if held else minor)
-    return replace(asked, stack=stack, cuda="", python=python, arch=arch, mirror=ours.mirror, jobs=ours.jobs)
+    return replace(asked, stack=stack, cuda="", python=python, mirror=ours.mirror, jobs=ours.jobs, **found)
 
 
 def pinned(manifest: Mapping[str, Any]) -> frozenset[str]:
@@ -108,13 +114,12 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
         checkout, machine = list(_other_checkout(plan, manifest)), list(_other_tools(plan, manifest))
         inputs = list(_other_inputs(plan, manifest))
         keys = {layer["name"]: layer["key"] for layer in manifest["layers"]}
-        commit = manifest["builder"].get("commit", "")
     except (KeyError, TypeError, AttributeError) as error:
         raise not_ours(error) from error
     if all(keys.get(layer.name) == layer.key for layer in plan.layers) and len(keys) == len(plan.layers):
         return
     if checkout or not machine:
-        raise other_checkout(commit, "\n".join([*checkout, *inputs, *machine]) or "the keys differ")
+        raise other_checkout(manifest, "\n".join([*checkout, *inputs, *machine]) or "the keys differ")
     raise HostError(
         "this machine does not make what the manifest names",
         why="\n".join([*machine, *inputs]),
@@ -122,13 +127,28 @@ def check(plan: Plan, manifest: Mapping[str, Any]) -> None:
     )
 
 
-def other_checkout(commit: str, why: str) -> PinError:
-    """Return the error of a checkout that is not the one of a manifest, of which that commit is known, if any."""
+def other_checkout(manifest: Mapping[str, Any], why: str) -> PinError:
+    """Return the error of a checkout that is not the one of a manifest, whose commit is named if it is known."""
+    builder = manifest.get("builder")
+    commit = builder.get("commit") if isinstance(builder, dict) else None
     return PinError(
         "this checkout does not make what the manifest names",
         why=why,
         fix=f"check out commit {commit} of mmstack" if commit else "take the checkout that made the manifest",
     )
+
+
+@contextmanager
+def of_this_checkout(manifest: Mapping[str, Any]) -> Iterator[None]:
+    """Within, what a manifest asks for and cannot be planned is for another checkout to make.
+
+    Raises:
+        PinError: it cannot.
+    """
+    try:
+        yield
+    except (UsageError, CatalogError, ConstraintError) as error:
+        raise other_checkout(manifest, f"{error.what}: {error.why}" if error.why else error.what) from error
 
 
 def _other_checkout(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:

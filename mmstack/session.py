@@ -16,7 +16,7 @@ from mmstack.dist import Dist
 from mmstack.doctor import Needs
 from mmstack.engine import Engine, until
 from mmstack.envs import uv_path
-from mmstack.errors import CatalogError, ConstraintError, DiskError, MmstackError, UsageError, did_you_mean
+from mmstack.errors import CatalogError, DiskError, MmstackError, UsageError, did_you_mean
 from mmstack.events import Notice, RunEnded
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
@@ -243,11 +243,13 @@ class Session:
         other = replace(self, paths=paths)
         shop = other.engine.workshop
         shop.pinned = rebuild.pinned(manifest)
-        try:
-            plan = other._plan(asked)  # noqa: SLF001 - it is one of us
-        except (UsageError, CatalogError, ConstraintError) as error:  # what was asked for there makes no sense here
-            commit = manifest["builder"].get("commit", "")
-            raise rebuild.other_checkout(commit, f"{error.what}: {error.why}" if error.why else error.what) from error
+        request = other._request(asked)  # noqa: SLF001 - it is one of us, here and below
+        with rebuild.of_this_checkout(manifest):
+            selection = select(request, other.engine.catalog)
+        facts = other._look(selection.stack, request, one_python=True)  # noqa: SLF001
+        python = choose_python(selection.stack, facts)
+        with rebuild.of_this_checkout(manifest):
+            plan = other.engine.plan(request, facts, python)
         rebuild.check(plan, manifest)
         other.engine.build(plan, stop_after="gate")
         made = {layer.name: shop.artifact(layer) for layer in plan.made}
@@ -437,15 +439,19 @@ class Session:
             locked.check_manifest(manifest, catalog)
         return manifest
 
-    def _plan(self, options: Options) -> Plan:
+    def _request(self, options: Options) -> Request:
+        """Return what the user asks for, and fetch from where they say."""
         if odd := sorted(set(str(self.paths.root)) & set("[]$")):
             raise UsageError(
                 f"the suites cannot run in {self.paths.root}",
                 why=f"pytest takes {' and '.join(odd)} in a path for something else",
                 fix="move or clone this checkout to a folder without",
             )
-        request = options.request()
         self._take_mirror(options.mirror)
+        return options.request()
+
+    def _plan(self, options: Options) -> Plan:
+        request = self._request(options)
         selection = select(request, self.engine.catalog)
         stack = selection.stack
         if self.locked:

@@ -145,7 +145,9 @@ class Workshop:
         return Sources(
             downloads=self.downloads,
             index=lambda: self.index,
-            repositories=Repositories(state / "repositories", home, self.tell, self.mirror, environ=self.environ),
+            repositories=Repositories(
+                state / "repositories", home, self.tell, self.mirror, environ=self.environ, keep=self.offline
+            ),
             archive=Archive(
                 root=state / "distro",
                 downloads=self.downloads,

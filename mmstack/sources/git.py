@@ -161,7 +161,7 @@ class Repositories:
         return tuple(items[1:])
 
     def lay_out(self, pin: GitPin, into: Path) -> tuple[Submodule, ...]:
-        """Make the tree of a commit with all its submodules, offline, and return these.
+        """Make the tree of a commit with all its submodules and return these; what is damaged here is fetched anew.
 
         Contents, links and program bits are those of a checkout; nothing of git's own is in it. Every file has the
         time of the commit that it is from.
@@ -172,8 +172,8 @@ class Repositories:
 
         Raises:
             HostError: there is no git, or one of long ago.
-            NetworkError: it has not been fetched.
-            PinError: what is here is damaged, not what the pin says, or what no honest repository holds.
+            NetworkError: it has not been fetched, or could not be had anew.
+            PinError: what is here is damaged and stays, not what the pin says, or what no honest repository holds.
             DiskError: the disk is full, read-only or not ours to write.
             InterruptedRunError: we are stopping.
         """
@@ -183,7 +183,7 @@ class Repositories:
             new = Path(tempfile.mkdtemp(dir=into.parent, prefix=f".{into.name}-"))
             try:
                 for item in items:
-                    self._place(item, new)
+                    self._place_sound(pin, item, new)
                 settle(new / "tree", into)
             finally:
                 shutil.rmtree(new, ignore_errors=True)
@@ -258,8 +258,23 @@ class Repositories:
                 fix="fetch it first, with a network",
             )
 
+    def _place_sound(self, pin: GitPin, item: Submodule, new: Path) -> None:
+        """Put a repository's tree where it belongs, of a repository that is fetched anew where it is damaged."""
+        try:
+            self._place(item, new)
+        except PinError as error:
+            if self._keep:
+                raise
+            self._shelf.listener(Notice(text=f"{error.what}: it is fetched anew", level="warning"))
+            self.fetch(pin)
+            self._place(item, new)
+
     def _place(self, item: Submodule, new: Path) -> None:
-        """Put a repository's tree where it belongs: into the empty folder that the tree above it has there."""
+        """Put a repository's tree into the empty folder that the tree above it has there.
+
+        Raises:
+            PinError: the repository is damaged; it is gone now, unless it is to be kept.
+        """
         archive, part, inner = new / f"{item.name}.tar.gz", new / "part", PurePosixPath("tree", item.path)
         words = ("archive", "--format=tar.gz", "-1", f"--prefix={inner}/", f"--output={archive}", item.commit)
         with self._shelf.locked(item, is_stopping) as repository:

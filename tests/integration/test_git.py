@@ -24,10 +24,11 @@ from filelock import FileLock
 from mmstack import run
 from mmstack.errors import CommandError, DiskError, HostError, InterruptedRunError, MmstackError, NetworkError, PinError
 from mmstack.events import DownloadProgress, Event, Notice, Waiting
-from mmstack.model import GitPin
+from mmstack.model import GitPin, Paths
 from mmstack.sources.archive import tree_digest
 from mmstack.sources.git import RETRY_PAUSES, Repositories, Submodule, resolve
 from mmstack.sources.mirrors import Mirror, read_mirror
+from mmstack.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -372,25 +373,38 @@ def rot(bench: Bench) -> Path:
 
 
 def test_bytes_that_rot_are_found_when_they_are_used(bench: Bench) -> None:
-    """The repository is thrown away, and the next run fetches it anew."""
+    """The repository is fetched anew, which is said, and the tree is what it was."""
     wanted = tree_digest(bench.tree("wanted"))
     rot(bench)
-    with pytest.raises(PinError, match=r"third_party/math is damaged"):
-        bench.repositories().lay_out(bench.pin, bench.folder / "tree")
-    assert tree_digest(bench.tree()) == wanted
+    bench.said.clear()
+    bench.repositories().lay_out(bench.pin, bench.folder / "tree")
+    assert tree_digest(bench.folder / "tree") == wanted
+    (notice,) = bench.spoken(Notice)
+    assert (notice.text, notice.level) == (
+        "what was here of submodule third_party/math is damaged: it is fetched anew",
+        "warning",
+    )
+    assert bench.rubbish() == []
 
 
 def test_what_cannot_be_fetched_anew_is_not_thrown_away(bench: Bench) -> None:
-    """Without a network the repository stays, with all that is whole in it, and what to do is said."""
+    """In a run without a network the repository stays, with all that is whole in it, and what to do is said."""
+    state = bench.folder / "state"
     bench.fetch()
-    repository = rot(bench)
-    offline = Repositories(
-        bench.root, bench.folder / "home", bench.said.append, bench.mirror, environ=bench.environ, keep=True
+    rot(bench)
+    state.mkdir()
+    bench.root.rename(state / "repositories")
+    shop = Workshop(
+        paths=Paths(root=bench.folder, state=state, dist=bench.folder / "dist"),
+        listener=bench.said.append,
+        environ=bench.environ,
+        offline=True,
+        mirror=bench.mirror,
     )
     with pytest.raises(PinError, match=r"third_party/math is damaged") as caught:
-        offline.lay_out(bench.pin, bench.folder / "tree")
+        shop.sources.repositories.lay_out(bench.pin, bench.folder / "tree")
+    (repository,) = (state / "repositories").glob("math-*.git")
     assert str(repository) in caught.value.fix
-    assert repository.exists()
 
 
 def test_a_moved_tag_is_told(own: Bench) -> None:
@@ -891,7 +905,7 @@ def test_credentials_of_a_mirror_are_used_and_never_shown(bench: Bench, host: Ho
 KILLED = """
 import sys
 from pathlib import Path
-from mmstack.model import GitPin
+from mmstack.model import GitPin, Paths
 from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import read_mirror
 folder, mirror, url, commit = sys.argv[1:]

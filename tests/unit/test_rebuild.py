@@ -16,7 +16,7 @@ import pytest
 
 from mmstack import rebuild
 from mmstack.console import Console
-from mmstack.errors import CatalogError, HostError, PinError, RebuildError, UsageError
+from mmstack.errors import CatalogError, ConstraintError, HostError, PinError, RebuildError, UsageError
 from mmstack.events import RunEnded
 from mmstack.keys import file_digest
 from mmstack.model import Artifact, Compiler, Installed, Paths, Request
@@ -203,12 +203,48 @@ def test_the_options_are_the_manifests_but_for_how_it_is_built(mini: Miniature) 
     assert rebuild.options(manifest_of(mini.plan()), Options(python="3.11.9")).python == "3.11.9"
 
 
-def test_the_gpus_are_those_that_it_was_compiled_for(mini: Miniature) -> None:
-    """Whatever was typed: another machine's own are others."""
-    given = {"stack": "mini", "arch": "native"}
-    toolkit = {"architectures": ["8.0", "9.0+PTX"]}
-    found = rebuild.options(manifest_of(mini.plan(), options=given, toolkit=toolkit), Options())
-    assert found.arch == "8.0,9.0+PTX"
+TOOLKIT = {"kind": "wheels", "architectures": ["8.0", "9.0+PTX"]}
+MOLD = {"linker": {"kind": "mold", "version": "mold 1.10"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"arch": "native"}, {"toolkit": "wheels"}),
+        ({"toolkit": "auto", "linker": "auto"}, {"toolkit": "wheels", "linker": "mold"}),
+        ({"toolkit": "system:/opt/cuda", "linker": "lld"}, {"toolkit": "system:/opt/cuda", "linker": "lld"}),
+        ({"toolkit": "redist:https://example.org"}, {"toolkit": "redist:https://example.org"}),
+    ],
+)
+def test_what_was_found_out_there_is_not_looked_for_here(
+    mini: Miniature, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    """GPUs, toolkit and linker of another machine; those that somebody named are taken by their names."""
+    options = {"stack": "mini", **given}
+    found = rebuild.options(manifest_of(mini.plan(), options=options, toolkit=TOOLKIT, compiler=MOLD), Options())
+    assert found == Options(stack="mini", python="3.11", arch="8.0,9.0+PTX", **expected)
+    plain = manifest_of(mini.plan(), options={"stack": "mini", "linker": "auto"}, compiler=None)
+    assert rebuild.options(plain, Options()).linker == "auto"
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [({"mirror": "nonsense"}, "--mirror"), ({"jobs": "many"}, "--jobs"), ({"python": "3.9"}, "is not for Python 3.9")],
+)
+def test_one_s_own_mistake_is_not_the_manifest_s(
+    mini: Miniature, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], said: str
+) -> None:
+    """What is typed with `rebuild` is judged as everywhere; what the manifest asks for is another checkout's to make."""
+    paths = Paths(root=mini.root, state=mini.root / "state", dist=mini.root / "dist")
+    session = Session(paths=paths, console=Console(stdout=io.StringIO(), stderr=io.StringIO()))
+    monkeypatch.setattr("mmstack.session.host.look", lambda *_words, **_options: HOST)
+    manifest = manifest_of(mini.plan(), builder={"commit": "f" * 40})
+    with pytest.raises((UsageError, ConstraintError), match=said):
+        session.rebuild(str(mini.put("manifest.json", json.dumps(manifest))), Options(**own))
+    for theirs in ({"stack": {**manifest["stack"], "name": "other"}}, {"options": {"flag": ["ext.NONE=1"]}}):
+        with pytest.raises(PinError, match="this checkout does not make") as caught:
+            session.rebuild(str(mini.put("manifest.json", json.dumps({**manifest, **theirs}))), Options())
+        assert "f" * 40 in caught.value.fix
 
 
 def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
@@ -228,7 +264,7 @@ def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
     for broken in (*({**manifest, **each} for each in strange), {}):
         with pytest.raises(CatalogError, match="is not one that this version"):
             rebuild.options(broken, Options())
-    for broken in ({**manifest, "compiler": 1}, {**manifest, "builder": 1}, {**manifest, "layers": [{"name": "ext"}]}):
+    for broken in ({**manifest, "compiler": 1}, {**manifest, "layers": [{"name": "ext"}]}):
         with pytest.raises(CatalogError, match="is not one that this version"):
             rebuild.check(mini.plan(), broken)
 
@@ -261,12 +297,12 @@ def test_two_rebuilds_of_one_manifest_take_turns(
     order: list[str] = []
 
     def again(number: int) -> None:
-        with pytest.raises(PinError, match="as far as it goes"):
+        with pytest.raises(UsageError, match="as far as it goes"):
             Session(paths=paths, console=Console(stdout=told[number], stderr=told[number])).rebuild(
                 str(file), Options()
             )
 
-    def plan(session: Session, _asked: Options) -> Plan:
+    def request(session: Session, _asked: Options) -> Request:
         if not order:
             order.append("the first begins")
             second.start()
@@ -281,7 +317,7 @@ def test_two_rebuilds_of_one_manifest_take_turns(
             order.append("the second")
         raise UsageError("as far as it goes")
 
-    monkeypatch.setattr(Session, "_plan", plan)
+    monkeypatch.setattr(Session, "_request", request)
     second = threading.Thread(target=again, args=(1,))
     again(0)
     second.join(5)
