@@ -16,7 +16,7 @@ from email import message_from_bytes
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmstack.errors import PinError, UsageError
+from mmstack.errors import NoBillError, PinError, UsageError
 from mmstack.gates import planned_version
 from mmstack.keys import ENGINE
 from mmstack.report import is_link
@@ -171,7 +171,8 @@ def read(wheel: Path) -> dict[str, Any]:
     """Return the bill that a wheel holds.
 
     Raises:
-        UsageError: there is no such file, or it holds no bill of ours.
+        UsageError: there is no such file.
+        NoBillError: it holds no bill of ours.
         PinError: it is no wheel, or is damaged.
     """
     damaged = PinError(f"{wheel.name} is no wheel, or is damaged", fix="get it anew from where it came from")
@@ -181,7 +182,7 @@ def read(wheel: Path) -> dict[str, Any]:
             if not names:
                 if not any(name.endswith(".dist-info/WHEEL") for name in archive.namelist()):
                     raise damaged
-                raise UsageError(
+                raise NoBillError(
                     f"{wheel.name} does not say what it is made of",
                     why=f"it holds no {PLACE}: it was not built by mmstack, or by one that wrote none yet",
                     fix="ask whoever built it",

@@ -55,6 +55,12 @@ class UsageError(MmstackError):
     slug = "usage"
 
 
+class NoBillError(UsageError):
+    """A wheel holds no bill that tells what it is made of."""
+
+    slug = "no-bill"
+
+
 class CatalogError(MmstackError):
     """A stack, recipe, series or lock file is wrong; the message names file and key."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmstack import bill
-from mmstack.errors import PinError
+from mmstack.errors import CatalogError, NoBillError, PinError
 from mmstack.keys import file_digest
 from mmstack.resolve import compiler_facts, flag_values, patches_of
 
@@ -41,11 +41,18 @@ class Command:
 def explain(wheel: Path, catalog: Catalog) -> tuple[dict[str, Any], list[str]]:
     """Return what a wheel's own bill says, as plain data and in words, and the command here that makes it again.
 
+    Of a wheel that upstream released, and so holds no bill, return what this checkout pins it as.
+
     Raises:
-        UsageError: there is no such file, or it holds no bill of ours.
+        UsageError: there is no such file, or it holds no bill of ours and no recipe pins it.
         PinError: it is no wheel, is damaged, or its bill is none.
     """
-    document = bill.read(wheel)
+    try:
+        document = bill.read(wheel)
+    except NoBillError:
+        if said := _released(wheel, catalog):
+            return said, in_words(said)
+        raise
     try:
         said = {"file": wheel.name, "sha256": file_digest(wheel), **_read(document)}
         command = make_again(said, catalog)
@@ -58,6 +65,31 @@ def explain(wheel: Path, catalog: Catalog) -> tuple[dict[str, Any], list[str]]:
         raise PinError(
             f"{wheel.name} holds a bill that mmstack did not write", why=repr(error), fix="ask whoever built it"
         ) from error
+
+
+def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
+    """Return what is known of a released wheel that a recipe here pins; None of any other."""
+    sha256 = file_digest(wheel)
+    for recipe in catalog.recipes.values():
+        for version, kinds in recipe.releases.items():
+            if "wheel" in kinds and sha256 in {file.sha256 for file in kinds["wheel"].files}:
+                taken = [
+                    stack.name
+                    for stack in catalog.stacks.values()
+                    for choice in stack.layers
+                    if (choice.name, choice.version, choice.source) == (recipe.name, version, "wheel")
+                ]
+                return {
+                    "file": wheel.name,
+                    "sha256": sha256,
+                    "layer": recipe.name,
+                    "name": recipe.project,
+                    "version": version,
+                    "source": {"kind": "wheel", "file": wheel.name, "sha256": sha256},
+                    "command": f"uv run invoke fetch --stack {taken[0]}" if taken else "",
+                    "doubt": "it is upstream's release, pinned here by its sha256: what it was built of, upstream says",
+                }
+    return None
 
 
 def _read(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +220,7 @@ def _doubts(said: Mapping[str, Any], stack: Stack, recipe: RecipeData, catalog: 
         yield f"it was made from somebody's own folder, whose digest was {said['source'].get('tree', '')}"
     if said["recipe"] != recipe.digest:
         yield "the recipe of this checkout is another than the one that made it"
-    locked = {(item.name, item.version) for items in catalog.lock(stack).sets.values() for item in items}
-    if others := [item for item in said["build_requires"] if (item["name"], item["version"]) not in locked]:
-        names = ", ".join(f"{item['name']} {item['version']}" for item in others)
-        yield f"it was built with what the lock of '{stack.name}' does not name: {names}"
+    yield from _unlocked(said, stack, catalog)
     due = {patch.id: patch.sha256 for patch in patches_of(catalog, recipe.series, *_circumstances(said, stack, recipe))}
     if others := sorted({name for name, _ in due.items() ^ {(item["id"], item["sha256"]) for item in said["patches"]}}):
         yield f"patches of this checkout are others: {', '.join(others)}"
@@ -204,6 +233,18 @@ def _doubts(said: Mapping[str, Any], stack: Stack, recipe: RecipeData, catalog: 
             yield f"{what} of sha256 {below['sha256']}, which this checkout does not pin"
 
 
+def _unlocked(said: Mapping[str, Any], stack: Stack, catalog: Catalog) -> Iterator[str]:
+    try:
+        lock = catalog.lock(stack)
+    except CatalogError as error:  # one that somebody is about to write
+        yield error.what
+        return
+    locked = {(item.name, item.version) for items in lock.sets.values() for item in items}
+    if others := [item for item in said["build_requires"] if (item["name"], item["version"]) not in locked]:
+        names = ", ".join(f"{item['name']} {item['version']}" for item in others)
+        yield f"it was built with what the lock of '{stack.name}' does not name: {names}"
+
+
 def _circumstances(said: Mapping[str, Any], stack: Stack, recipe: RecipeData) -> tuple[str, Any, dict[str, str]]:
     """Return what decides which patches are applied: release, kind of source, and what else they may depend on."""
     python = PYTHON.fullmatch(said["python"])
@@ -213,6 +254,7 @@ def _circumstances(said: Mapping[str, Any], stack: Stack, recipe: RecipeData) ->
         {
             **{item["name"]: item["version"] for item in said["build_requires"]},
             **{choice.name: choice.version for choice in stack.layers},
+            **{item["layer"]: _release(item) for item in said["against"]},  # of an installed one any
             **({"python": ".".join(python.groups())} if python else {}),
             **compiler_facts(said["compiler"]),
             **({"cuda": said["cuda"]} if recipe.cuda and said["cuda"] != "cpu" else {}),
@@ -227,6 +269,16 @@ def in_words(said: Mapping[str, Any]) -> list[str]:
 
 def _lines(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "file", f"{said['file']}, sha256 {said['sha256']}"
+    if "key" in said:
+        yield from _inside(said)
+        yield "make again", said["command"]
+    else:
+        yield "source", "a release as upstream published it"
+        yield "fetch", said["command"]
+    yield "but", said["doubt"]
+
+
+def _inside(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "key", said["key"]
     yield "licence", ", ".join(said["licences"])
     yield "source", _source(said["source"])
@@ -249,8 +301,6 @@ def _lines(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "against", f"{below['name']} {below['version']}, {proof}"
     yield "built with", ", ".join(f"{item['name']} {item['version']}" for item in said["build_requires"])
     yield "for", f"{said['python']}, {said['platform']}"
-    yield "make again", said["command"]
-    yield "but", said["doubt"]
 
 
 def _source(source: Mapping[str, Any]) -> str:

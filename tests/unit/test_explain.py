@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from mmstack import bill
-from mmstack.errors import PinError
+from mmstack.errors import NoBillError, PinError
 from mmstack.explain import explain
 from mmstack.keys import file_digest
 from mmstack.model import Installed, Request
@@ -56,6 +56,20 @@ def test_a_wheel_built_against_released_ones_is_made_again_without_doubt(mini: M
     for file in (SMALL, BIG):
         said = told(mini, of_wheel(mini.plan(base=file), "ext"))
         assert (said["command"], said["doubt"]) == (USUAL, "")
+
+
+def test_a_released_wheel_is_what_it_is_pinned_as(mini: Miniature) -> None:
+    """It holds no bill: its sha256 says which release it is; of one that nobody pins nothing is told."""
+    wheel = mini.root / SMALL.filename
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("proj_base-1.0.dist-info/WHEEL", "")
+    with pytest.raises(NoBillError, match="does not say what it is made of"):
+        explain(wheel, mini.catalog)
+    mini.edit("pipelines/base/recipe.toml", SMALL.sha256, file_digest(wheel))
+    said, lines = explain(wheel, mini.catalog)
+    assert (said["layer"], said["version"], said["source"]["kind"]) == ("base", "1.0", "wheel")
+    assert said["command"] == "uv run invoke fetch --stack mini"
+    assert "  source      a release as upstream published it" in lines
 
 
 def test_a_release_that_this_checkout_does_not_pin_is_a_doubt(mini: Miniature) -> None:
@@ -112,6 +126,28 @@ def test_a_stack_with_another_release_below_makes_another_wheel(mini: Miniature)
         "",
         "no stack of this checkout has this release and what it is built against",
     )
+
+
+def test_an_installed_layer_counts_as_what_it_was(mini: Miniature) -> None:
+    """A patch for a newer release below is due where such a one was installed, whichever the stack has."""
+    document = of_wheel(mini.plan(), "ext")
+    for item in document["components"]:
+        facts = {each["name"]: each for each in item["properties"]}
+        if facts["mmstack:role"]["value"] == "against":
+            item["version"] = "2.0"
+            facts["mmstack:source"]["value"] = "installed"
+    assert "patches of this checkout are others: ext-new-base;" in told(mini, document)["doubt"]
+
+
+def test_a_stack_whose_lock_is_to_be_written_is_a_doubt(mini: Miniature) -> None:
+    """A copy that somebody is about to lock, first by name, hides no wheel's story."""
+    document = of_wheel(mini.plan(), "ext")
+    (mini.root / "stacks" / "aaa.toml").write_text(
+        (mini.root / "stacks" / "mini.toml").read_text(encoding="utf-8").replace('"mini"', '"aaa"'), encoding="utf-8"
+    )
+    said = told(mini, document)
+    assert "--stack aaa" in said["command"]
+    assert "aaa.lock" in said["doubt"]
 
 
 def test_a_bill_that_lacks_anything_is_refused_or_told(mini: Miniature) -> None:
