@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmstack.digests import Digests
@@ -154,8 +154,11 @@ class Store:
         what = f"the artifact {folder.name[:16]} is not what its record says"
         if self.strict:
             raise PinError(what, why=why, fix=f"remove {folder} and build without `--offline`: it is made anew")
-        if folder.name not in self._told:
-            self._told.add(folder.name)
+        self._tell(what, why)
+
+    def _tell(self, what: str, why: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
             self.listener(Notice(text=f"{what}, and does not count: {why}", level="warning"))
 
     def put(
@@ -207,11 +210,15 @@ class Store:
         shutil.rmtree(old, ignore_errors=True)
 
     def find_verification(self, key: str) -> Verification | None:
-        """Return the result of a suite that passed."""
-        with suppress(OSError, ValueError, TypeError):
+        """Return the result of a suite that passed, if it is here as it was written; another is told of."""
+        try:
             record = _unsealed(self._verified(key), VERIFICATION)
             checks = tuple(CheckResult(**check) for check in record["checks"])
             return Verification(layer=record["layer"], key=key, checks=checks, seconds=record["seconds"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError) as error:
+            self._tell(f"the result {key[:16]} of a suite is not what was written", f"{error}; the suite runs again")
         return None
 
     def put_verification(self, result: Verification) -> None:

@@ -234,7 +234,7 @@ def test_what_was_found_out_there_is_not_looked_for_here(
 def test_one_s_own_mistake_is_not_the_manifest_s(
     mini: Miniature, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], said: str
 ) -> None:
-    """What is typed with `rebuild` is judged as everywhere; what the manifest asks for is another checkout's to make."""
+    """What is typed with `rebuild` is judged as everywhere; what the manifest asks for, another checkout makes."""
     paths = Paths(root=mini.root, state=mini.root / "state", dist=mini.root / "dist")
     session = Session(paths=paths, console=Console(stdout=io.StringIO(), stderr=io.StringIO()))
     monkeypatch.setattr("mmstack.session.host.look", lambda *_words, **_options: HOST)

@@ -212,11 +212,17 @@ def test_a_verification_is_found_as_it_was(store: Store) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"checks": 1}', '{"checks": [{"name": 1, "other": 2}]}', "\0"])
-def test_a_damaged_verification_is_not_found(store: Store, text: str) -> None:
-    """The suite runs again."""
+def test_a_damaged_verification_is_not_found(store: Store, events: list[Event], text: str) -> None:
+    """The suite runs again, which is said once; where there never was one, nothing is."""
+    assert store.find_verification(RESULT.key) is None
+    assert events == []
     store.put_verification(RESULT)
     (store.root / "verified" / f"{RESULT.key}.json").write_text(text)
-    assert store.find_verification(RESULT.key) is None
+    for _ in range(2):
+        assert store.find_verification(RESULT.key) is None
+    (notice,) = events
+    assert isinstance(notice, Notice)
+    assert "the suite runs again" in notice.text
 
 
 @pytest.mark.parametrize(("old", "new"), [('"seconds": 1.5', '"seconds": 9.5'), ("not run", "passed")])
