@@ -470,7 +470,7 @@ def main(names: Sequence[str]) -> None:
     """Run the cases that are named, all if none is, and write the page.
 
     Raises:
-        SystemExit: there is no such case, or a command failed.
+        SystemExit: there is no such case, a command failed, or a figure that is on the page is over its limit.
     """
     if unknown := set(names) - set(CASES):
         sys.exit(f"there is no case {', '.join(sorted(unknown))}: name some of {', '.join(CASES)}")
@@ -484,10 +484,15 @@ def main(names: Sequence[str]) -> None:
         "Python": platform.python_version(),
         "Load of the 15 minutes before": f"{load:.1f}",
     }
+    missed: list[str] = []
     with Uses(BENCH.parent / "uses", ignore).claim(["bench/"]):  # against `invoke gc`
         for name in names or CASES:
             options = {"Options": f"`{' '.join(STACKS[name])}`"} if STACKS.get(name) else {}
-            page.write(name, rows_of(checkout, name), {**facts, **options}, order=CASES)
+            rows = rows_of(checkout, name)
+            page.write(name, rows, {**facts, **options}, order=CASES)
+            missed += page.missed(rows)
+    if missed:
+        sys.exit("\n".join(["not all limits were reached:", *missed]))
 
 
 def rows_of(checkout: Checkout, name: str) -> list[dict[str, Any]]:

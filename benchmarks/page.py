@@ -15,6 +15,7 @@ HEAD = (
     "| case | CPU s | share | limit | | floor, CPU s | wall s | largest process | wheel |",
     "|---|---|---|---|---|---|---|---|---|",
 )
+MISSED = "not reached"
 NOISE = (
     "Medians of rounds, with the least and the most; the ratio is the median of the rounds' ratios. The noise is",
     "between what such a median lies, in 95 of 100 cases, of a second copy of upstream's build: a ratio within it",
@@ -46,7 +47,7 @@ class Row:
         """Return whether the limit is held."""
         if self.limit is None:
             return ""
-        return "reached" if (self.cost.wall if self.share is None else self.share) <= self.limit else "not reached"
+        return "reached" if (self.cost.wall if self.share is None else self.share) <= self.limit else MISSED
 
 
 def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]]) -> str:
@@ -112,6 +113,16 @@ def write(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, str]
     file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     parts = [(data[each]["facts"], data[each]["rows"]) for each in order if each in data]
     page.write_text(render(parts), encoding="utf-8")
+
+
+def missed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return of each row that did not reach its limit what it is, what it took and what it may."""
+    found = []
+    for row in [read(row) for row in rows if "call" not in row]:
+        case, _cpu, share, limit, verdict, *_more = cells(row)
+        if verdict == MISSED:
+            found.append(f"{case}: {share or f'{row.cost.wall} s wall'}, limit {limit}")
+    return found
 
 
 def read(row: Mapping[str, Any]) -> Row:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COST = Cost(cpu=50.0, wall=0.8, peak=900, wheel=1_300_000)
+RANGES = {"first_range": [1.9, 2.3], "second_range": [1.8, 2.0], "noise": [0.9, 1.1]}
+TIMES = [{"call": "nms", "first_ms": 2.0, "second_ms": 1.9, "ratio": 0.95, **RANGES}]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +90,7 @@ def test_what_is_nearly_as_much_is_said_as_a_number() -> None:
 )
 def test_times_of_calls_are_held_against_their_noise(noise: list[float], verdict: str) -> None:
     """Which is what the same build takes of itself: a ratio beyond it is a difference, one within is none."""
-    ranges = {"first_range": [1.9, 2.3], "second_range": [1.8, 2.0]}
-    rows = [{"call": "nms", "first_ms": 2.0, "second_ms": 1.9, "ratio": 0.95, **ranges, "noise": noise}]
+    rows = [{**TIMES[0], "noise": noise}]
     cells = f"| nms | 2.0 (1.9 to 2.3) | 1.9 (1.8 to 2.0) | 0.95 | {noise[0]} to {noise[1]} | {verdict} |"
     assert cells in render([({"Date": "today"}, rows)])
 
@@ -227,6 +228,44 @@ def test_a_case_that_is_measured_again_leaves_the_others(tmp_path: Path, monkeyp
     )
     assert "| slow | 50.0 |" in written
     assert "now" not in written
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A benchmark that builds nothing, and the page that it writes."""
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    monkeypatch.setattr(builds, "BENCH", tmp_path / ".mmstack" / "bench")
+    monkeypatch.setattr(builds, "Checkout", lambda: Bench(tmp_path))
+    return tmp_path / "docs" / "benchmarks.md"
+
+
+def test_a_figure_over_its_limit_ends_the_benchmark_with_an_error(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When all is measured and the page is written, which says so too; every such row is named, and no other."""
+    rows = [
+        Row(case="theirs", cost=COST),
+        Row(case="ours", cost=COST, share=1 / 8, limit=1 / 9),
+        Row(case="a start", cost=COST, limit=0.5),
+        Row(case="the list", cost=COST, limit=1.0),
+    ]
+    monkeypatch.setattr(builds, "rows_of", lambda _checkout, name: list(map(asdict, rows)) if name == "cpu" else TIMES)
+    with pytest.raises(SystemExit) as ended:
+        builds.main(["cpu", "run-time"])
+    assert str(ended.value).splitlines()[1:] == [
+        "ours: 1/8.0 of upstream's, limit 1/9.0",
+        "a start: 0.8 s wall, limit 0.5 s wall",
+    ]
+    written = bench.read_text(encoding="utf-8")
+    assert written.count("not reached") == 2
+    assert "| nms |" in written
+
+
+def test_a_benchmark_within_its_limits_ends_well(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has no limit is held to none."""
+    rows = [Row(case="ours", cost=COST, share=1 / 9, limit=1 / 9), Row(case="theirs", cost=COST)]
+    monkeypatch.setattr(builds, "rows_of", lambda *_of: list(map(asdict, rows)))
+    builds.main(["cpu"])
+    assert "| reached |" in bench.read_text(encoding="utf-8")
 
 
 def test_what_a_command_and_its_children_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
