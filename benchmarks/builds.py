@@ -60,6 +60,7 @@ HEADERS = {
 KEY = "key.txt"  # beside a wheel: what mmcv's key was when it was built
 OVERHEAD = 0.03
 TORCH = ("--stack", "debian12")
+OPTIONS: Mapping[str, tuple[str, ...]] = {**STACKS, "torch": TORCH}  # of the other cases none
 PRECOMPILED = ("--flag", "torch.USE_PRECOMPILED_HEADERS=ON")
 DRAWN = 16
 LONGEST = "filtered_lrelu.cu"  # it takes a tenth of all, so it is not left to the lot
@@ -466,6 +467,44 @@ def run_time(checkout: Checkout) -> list[dict[str, Any]]:
     return [{"call": call, **found} for call, found in json.loads(text[text.index("{") :]).items()]
 
 
+def machine() -> dict[str, str]:
+    """Return what is to be known of this machine, before anything is measured on it."""
+    compiler, why = find_compiler()
+    return {
+        "Date": f"{datetime.now(timezone.utc):%d %B %Y}",
+        "Machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "Processor": processor(),
+        "Compiler": compiler.version if compiler else why,
+        "Python": platform.python_version(),
+        "Load of the 15 minutes before": f"{os.getloadavg()[2]:.1f}",
+    }
+
+
+def processor(file: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model, nothing where the system does not tell it."""
+    said = file.read_text(encoding="utf-8") if file.exists() else ""
+    model = re.search(r"^model name\s*: (.+)$", said, re.MULTILINE)
+    return model[1].strip() if model else ""
+
+
+def measured(checkout: Checkout, name: str) -> dict[str, str]:
+    """Return what a case is about: options, and the versions of what they choose."""
+    options = OPTIONS.get(name, ())
+    plan = checkout.plan(options)
+    toolkit = plan["toolkit"]
+    return {
+        "Options": f"`{' '.join(options)}`" if options else "",
+        "Layers": ", ".join(f"{layer} {chosen['version']}" for layer, chosen in plan["layers"].items()),
+        "Toolkit": f"CUDA {toolkit['version']}, {toolkit['origin']}" if toolkit else "",
+        "ccache": _ccache() if name == "cpu" else "",
+    }
+
+
+def _ccache() -> str:
+    said = subprocess.run(["ccache", "--version"], check=True, capture_output=True, text=True).stdout  # noqa: S607 - as CACHED
+    return said.partition("\n")[0].rpartition(" ")[2]
+
+
 def main(names: Sequence[str]) -> None:
     """Run the cases that are named, all if none is, and write the page.
 
@@ -475,21 +514,12 @@ def main(names: Sequence[str]) -> None:
     if unknown := set(names) - set(CASES):
         sys.exit(f"there is no case {', '.join(sorted(unknown))}: name some of {', '.join(CASES)}")
     BENCH.mkdir(parents=True, exist_ok=True)
-    checkout, load = Checkout(), os.getloadavg()[2]
-    compiler, why = find_compiler()
-    facts = {
-        "Date": f"{datetime.now(timezone.utc):%d %B %Y}",
-        "Machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "Compiler": compiler.version if compiler else why,
-        "Python": platform.python_version(),
-        "Load of the 15 minutes before": f"{load:.1f}",
-    }
+    checkout, facts = Checkout(), machine()
     missed: list[str] = []
     with Uses(BENCH.parent / "uses", ignore).claim(["bench/"]):  # against `invoke gc`
         for name in names or CASES:
-            options = {"Options": f"`{' '.join(STACKS[name])}`"} if STACKS.get(name) else {}
             rows = rows_of(checkout, name)
-            page.write(name, rows, {**facts, **options}, order=CASES)
+            page.write(name, rows, {**facts, **measured(checkout, name)}, order=CASES)
             missed += page.missed(rows)
     if missed:
         sys.exit("\n".join(["not all limits were reached:", *missed]))

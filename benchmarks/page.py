@@ -105,11 +105,14 @@ def _part(share: float) -> str:
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, str], order: Sequence[str]) -> None:
-    """Write a case's figures and the page of all cases in this order, of which others may be from an earlier run."""
+    """Write a case's figures and the page of all cases in this order, of which others may be from an earlier run.
+
+    A fact that is empty is none.
+    """
     page = ROOT / "docs" / "benchmarks.md"
     file = page.with_suffix(".json")
     data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    data[name] = {"facts": dict(facts), "rows": list(rows)}
+    data[name] = {"facts": {fact: value for fact, value in facts.items() if value}, "rows": list(rows)}
     file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     parts = [(data[each]["facts"], data[each]["rows"]) for each in order if each in data]
     page.write_text(render(parts), encoding="utf-8")

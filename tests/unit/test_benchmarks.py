@@ -109,6 +109,11 @@ class Bench:
         """Return mmcv's key."""
         return "now"
 
+    def plan(self, options: Sequence[str]) -> dict[str, object]:
+        """Return as much of a plan as the page says."""
+        toolkit = {"version": "13.0", "origin": "nvcc 13.0.88"} if "--cuda" in options else None
+        return {"layers": {"a": {"version": "1"}, "b": {"version": "2"}}, "toolkit": toolkit}
+
     def invoke(self, *words: str) -> None:
         """Note a task."""
         self.asked.append(words[0])
@@ -236,7 +241,13 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "docs").mkdir()
     monkeypatch.setattr(page, "ROOT", tmp_path)
     monkeypatch.setattr(builds, "BENCH", tmp_path / ".mmstack" / "bench")
-    monkeypatch.setattr(builds, "Checkout", lambda: Bench(tmp_path))
+    checkout = Bench(tmp_path)
+    monkeypatch.setattr(builds, "Checkout", lambda: checkout)
+    (tmp_path / "bin").mkdir()
+    ccache = tmp_path / "bin" / "ccache"
+    ccache.write_text("#!/bin/sh\necho ccache version 4.7.5\necho Features: none\n", encoding="utf-8")
+    ccache.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ccache.parent), prepend=os.pathsep)
     return tmp_path / "docs" / "benchmarks.md"
 
 
@@ -266,6 +277,45 @@ def test_a_benchmark_within_its_limits_ends_well(bench: Path, monkeypatch: pytes
     monkeypatch.setattr(builds, "rows_of", lambda *_of: list(map(asdict, rows)))
     builds.main(["cpu"])
     assert "| reached |" in bench.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("cpu", "Layers: a 1, b 2; ccache: 4.7.5."),
+        (
+            "cuda",
+            "Options: `--cuda 13.0 --toolkit wheels --arch 9.0`; Layers: a 1, b 2; Toolkit: CUDA 13.0, nvcc 13.0.88.",
+        ),
+        ("torch", "Options: `--stack debian12`; Layers: a 1, b 2."),
+        ("starts", "Layers: a 1, b 2."),
+    ],
+)
+def test_the_page_says_what_was_measured_by_version(
+    case: str, said: str, bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the plan has it; a compiler cache where one is measured; nothing of what there is not."""
+    monkeypatch.setattr(builds, "rows_of", lambda *_of: [asdict(Row(case="c", cost=COST))])
+    builds.main([case])
+    (line,) = (line for line in bench.read_text(encoding="utf-8").splitlines() if line.startswith("Date: "))
+    assert line.endswith(f"; {said}")
+    assert all(fact.partition(": ")[2] for fact in line.split("; "))
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("processor\t: 0\nmodel\t\t: 1\nmodel name\t: Some CPU @ 2.20GHz\nprocessor\t: 1\n", "Some CPU @ 2.20GHz"),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", ""),
+        (None, ""),
+    ],
+)
+def test_the_processor_is_named_where_the_system_does(text: str | None, model: str, tmp_path: Path) -> None:
+    """Linux on Arm does not, and other systems have no such file."""
+    file = tmp_path / "cpuinfo"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    assert builds.processor(file) == model
 
 
 def test_what_a_command_and_its_children_take_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
