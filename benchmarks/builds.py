@@ -61,6 +61,7 @@ KEY = "key.txt"  # beside a wheel: what mmcv's key was when it was built
 OVERHEAD = 0.03
 TORCH = ("--stack", "debian12")
 OPTIONS: Mapping[str, tuple[str, ...]] = {**STACKS, "torch": TORCH}  # of the other cases none
+BESIDE = "MMSTACK_BENCH_BESIDE"  # what this machine did besides, which only its user knows
 PRECOMPILED = ("--flag", "torch.USE_PRECOMPILED_HEADERS=ON")
 DRAWN = 16
 LONGEST = "filtered_lrelu.cu"  # it takes a tenth of all, so it is not left to the lot
@@ -477,6 +478,7 @@ def machine() -> dict[str, str]:
         "Compiler": compiler.version if compiler else why,
         "Python": platform.python_version(),
         "Load of the 15 minutes before": f"{os.getloadavg()[2]:.1f}",
+        "Beside it": os.environ.get(BESIDE, ""),
     }
 
 

@@ -302,6 +302,17 @@ def test_the_page_says_what_was_measured_by_version(
     assert all(fact.partition(": ")[2] for fact in line.split("; "))
 
 
+def test_what_else_the_machine_did_is_the_user_s_to_say(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands beside the figures; what was said of an earlier run is not said of this one."""
+    monkeypatch.setattr(builds, "rows_of", lambda *_of: [asdict(Row(case="c", cost=COST))])
+    monkeypatch.setenv("MMSTACK_BENCH_BESIDE", "a test at the lowest priority")
+    builds.main(["starts"])
+    assert "; Beside it: a test at the lowest priority; Layers: " in bench.read_text(encoding="utf-8")
+    monkeypatch.delenv("MMSTACK_BENCH_BESIDE")
+    builds.main(["starts"])
+    assert "Beside it" not in bench.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("text", "model"),
     [
