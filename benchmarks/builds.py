@@ -34,7 +34,7 @@ from mmstack.toolchains import sysroot
 from mmstack.uses import Uses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 COPIED = ("mmstack", "pipelines", "patches", "stacks", "toolkits", "tasks.py", "pyproject.toml")
 CUDA = ("--cuda", "13.0", "--toolkit", "wheels", "--arch")
@@ -141,10 +141,10 @@ class Project:
         found = {unit["output"]: Path(unit["file"]).name for unit in _compilations(ninja, environment, ".o")}
         return Listed(ninja=ninja, environment=environment, sources=found)
 
-    def ninja(self, *, keep: bool = False) -> Cost:
-        """Compile what is configured by ninja alone, and leave it as it was if it is not to be kept."""
+    def ninja(self, *outputs: str, keep: bool = False) -> Cost:
+        """Compile by ninja alone all that is configured or these units, and leave it as it was if not to keep them."""
         words: list[str | Path] = [self.python.with_name("ninja"), "-C", self.work / "built", "-j", str(self.jobs)]
-        cost = measure(words, self.work, self.environment)
+        cost = measure([*words, *outputs], self.work, self.environment)
         if not keep:
             measure([*words, "-t", "clean"], self.work, self.environment)
         return cost
@@ -156,11 +156,15 @@ class Project:
         compiled = {"MMCV_WITH_OPS": "1", "MMCV_PREBUILT_EXT": str(self.work / "built" / "_ext.so")}
         return measure(_wheel(self.work / "tree", self.python, out), self.work, {**self.environment, **compiled})
 
-    def headers(self) -> float:
-        """Return the CPU seconds that all units together take to read their headers."""
-        units = _compilations(
-            [str(self.python.with_name("ninja")), "-C", str(self.work / "built")], self.environment, ".o"
-        )
+    def floor(self, alone: Cost, *outputs: str) -> float:
+        """Return what ninja alone took for all units or for these, less what they take to read their headers."""
+        return round(alone.cpu - self._headers(outputs), 2)
+
+    def _headers(self, outputs: Collection[str]) -> float:
+        ninja = [str(self.python.with_name("ninja")), "-C", str(self.work / "built")]
+        units = _compilations(ninja, self.environment, ".o")
+        if outputs:
+            units = [unit for unit in units if unit["output"] in outputs]
         with ThreadPoolExecutor(self.jobs) as pool:  # as many at once as when they are compiled
             return sum(pool.map(self._read, range(len(units)), units))
 
@@ -269,7 +273,7 @@ class Checkout:
         store = self.forget(options)
         return _with_wheel(self.invoke("build-stack", *options, "--offline", "--stop-after", "gate", *more), store)
 
-    def changed(self, options: Sequence[str], source: str) -> tuple[Cost, str]:
+    def changed(self, options: Sequence[str], source: str) -> tuple[Cost, list[str]]:
         """Build a folder of one's own, change a source, and build again: what that took, and what was compiled."""
         shutil.rmtree(BENCH / "own", ignore_errors=True)
         with tarfile.open(next(self.state.glob("downloads/*/mmcv-*.tar.gz"))) as archive:
@@ -282,7 +286,9 @@ class Checkout:
         cost = self.invoke(*words)
         log = max(self.state.glob("logs/mmcv-*.log"), key=lambda file: file.stat().st_mtime_ns)
         made = re.findall(r"^\[\d+/\d+\] Building \w+ object (\S+)", log.read_text(encoding="utf-8"), re.MULTILINE)
-        return cost, f"compiling {len(made)} of the units: {', '.join(map(os.path.basename, made))}"
+        if not made:
+            sys.exit(f"{source} was changed, and by {log} nothing was compiled")
+        return cost, made
 
     def _cuda(self, architectures: str, compiler: str) -> dict[str, str]:
         home = next(self.state.glob("toolkits/cuda-13.0-wheels-*/lib/python3*/site-packages/nvidia/cu13"))
@@ -352,7 +358,7 @@ def compare(checkout: Checkout, name: str) -> list[Row]:
     more = _ours_alone(checkout, name, title)
     ours = [partial(checkout.ours, options)]
     if name == "cpu":
-        more.append(_filled(checkout, options, title))
+        more.append(replace(_filled(checkout, options, title), floor=more[0].floor))
         ours.append(partial(checkout.ours, options, *CACHED))
     project = checkout.configured(options)
     upstream, (built, *cached) = project.upstream(BENCH / f"upstream-{name}", ours)
@@ -402,11 +408,16 @@ def _ours_alone(checkout: Checkout, name: str, title: str) -> list[Row]:
     options = STACKS[name]
     project = checkout.configured(options)
     alone = project.ninja()
-    floor = round(alone.cpu - project.headers(), 2)
-    change, what = checkout.changed(options, CHANGED[name])
+    floor = project.floor(alone)
+    change, made = checkout.changed(options, CHANGED[name])
+    what = f"compiling {len(made)} of the units: {', '.join(map(os.path.basename, made))}"
     return [
         Row(case=f"{title}: ninja alone", cost=alone, floor=floor),
-        Row(case=f"{title}: {CHANGED[name]} changed, {what}", cost=change),
+        Row(
+            case=f"{title}: {CHANGED[name]} changed, {what}",
+            cost=change,
+            floor=project.floor(project.ninja(*made), *made),  # the same units, in the release's tree
+        ),
     ]
 
 

@@ -58,9 +58,15 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "Made by `uv run nox -s bench`. A `share` is one of CPU seconds, of ways that took turns: upstream's build is",
         "held still each four minutes (CUDA: ten) for one of ours, of which the mean is given; for four architectures",
         "ours was built once, before files of upstream's way. Starts are medians of seven, packing and the step",
-        "`build` of three; what else has no share was done once, before. The `floor`",
-        "of a build is what ninja alone took, less what its units take that hold nothing but their headers:",
-        "compilation with headers already parsed. That of a start is Python that imports Invoke.",
+        "`build` of three; what else has no share was done once, before.",
+        "",
+        "The `floor` of a build is what ninja alone took, less what its units take that hold nothing but their",
+        "headers: compilation with headers already parsed. That of a changed source is of the one unit compiled, that",
+        "of a build that fills a compiler cache is of the same build without. That of a start is Python that imports",
+        "Invoke. These have none: upstream's way, which ours is a share of; a build out of a compiler cache, which",
+        "compiles nothing; four architectures, for which ninja was not run alone; the step `build` and what it is held",
+        "against, to see what is added to ninja; calls, which build nothing; torch's files, where what headers take is",
+        "the question; a changed source and a cache that is filled, where they were measured before theirs was.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]

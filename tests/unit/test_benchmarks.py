@@ -122,8 +122,13 @@ class Bench:
         """Return what upstream's way is started on."""
         return self
 
-    def ours(self, *_options: Sequence[str]) -> None:
+    def changed(self, _options: Sequence[str], _source: str) -> tuple[Cost, list[str]]:
+        """Say which unit was compiled."""
+        return COST, ["one.o"]
+
+    def ours(self, *_options: object) -> Cost:
         """Build our way."""
+        return COST
 
     def upstream(self, out: Path, _others: object) -> None:
         """Note that upstream's wheel is built."""
@@ -171,6 +176,51 @@ def test_upstream_s_wheel_is_kept_with_the_key_that_it_was_built_under(
     monkeypatch.setattr(builds, "in_turn", built)
     builds.Project(key="now", work=tmp_path / "work", variables={}, jobs=1).upstream(tmp_path / "out", ())
     assert (tmp_path / "out" / builds.KEY).read_text(encoding="utf-8") == "now"
+
+
+NINJA = """
+rule compile
+  command = true $in $out
+build one.o: compile one.cpp
+build two.o: compile two.cpp
+"""
+
+
+class Configured(builds.Project):
+    """mmcv configured, whose builds take what we say."""
+
+    def upstream(self, _out: Path, others: Sequence[object]) -> tuple[Cost, tuple[Cost, ...]]:
+        """Build nothing."""
+        return replace(COST, cpu=900.0), (COST,) * len(others)
+
+
+def test_the_floor_of_what_was_changed_is_that_of_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ninja alone takes for it, less its headers; that of a whole build is of all units, and a cache adds none."""
+    programs, built = tmp_path / "env" / "bin", tmp_path / "built"
+    for folder in (programs, built):
+        folder.mkdir(parents=True)
+    (programs / "ninja").symlink_to(str(shutil.which("ninja")))
+    (built / "build.ninja").write_text(NINJA, encoding="utf-8")
+    bench = Bench(tmp_path)
+    project = Configured(key="now", work=tmp_path, variables={}, jobs=1)
+    monkeypatch.setattr(builds, "BENCH", tmp_path)
+    monkeypatch.setattr(bench, "configured", lambda _options: project)
+
+    def took(words: Sequence[str | Path], *_more: object) -> Cost:
+        headers, one = words[0] == "sh", words[-1] == "one.o"
+        return replace(COST, cpu=4.0 if headers else 30.0 if one else 100.0)
+
+    monkeypatch.setattr(builds, "measure", took)
+    rows = builds.compare(cast("builds.Checkout", bench), "cpu")
+    whole, one = 100.0 - 2 * 4.0, 30.0 - 4.0
+    assert {row.case.removeprefix("mmcv, cpu: "): row.floor for row in rows} == {
+        "upstream's way": None,
+        "ours": whole,
+        "ours, from a ccache": None,
+        "ninja alone": whole,
+        "pytorch/cpu/nms.cpp changed, compiling 1 of the units: one.o": one,
+        "ours, filling a ccache": whole,
+    }
 
 
 SETUP = """
