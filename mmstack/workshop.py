@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from mmstack.sources.places import Offer
 
 LOOKUPS = 8
+IN_ITS_FOLDER = frozenset({StepKind.SOURCE, StepKind.CONFIGURE, StepKind.BUILD, StepKind.GATE})
 SOURCES = ("downloads/", "repositories/", "work/")  # what a tree is laid out of, and where
 
 
@@ -252,14 +253,27 @@ class Workshop:
                 raise
 
     def _demand_hermetic(self, plan: Plan, step: Step) -> None:
-        """Let no step without a network carry on with what one that had it made."""
-        if step.kind not in {StepKind.SOURCE, StepKind.CONFIGURE, StepKind.BUILD}:
+        """Let no step without a network carry on with what one that had it made; a layer is begun by its source.
+
+        Raises:
+            ChangedError: a run of the other kind builds in the same folder.
+        """
+        if step.kind not in IN_ITS_FOLDER or plan.layer(step.layer).source.kind == "wheel":
             return
         work = self.place(plan.layer(step.layer)).tree.parent
         mark = work / "networked"
-        if not self.hermetic and step.kind is not StepKind.SOURCE:
+        if step.kind is not StepKind.SOURCE:
+            if mark.exists() == self.hermetic:
+                with_network = f"a run with a network has worked on {step.layer} meanwhile"
+                raise ChangedError(
+                    with_network if self.hermetic else f"another run has begun {step.layer} anew meanwhile",
+                    why=f"both build it in {work}",
+                    fix="let that one end, then run the same command again",
+                )
+        elif not self.hermetic:
+            work.mkdir(parents=True, exist_ok=True)
             mark.touch()
-        elif self.hermetic and mark.exists():
+        elif mark.exists():
             discard(work)
 
     def _lock_of(self, plan: Plan, step: Step) -> str:

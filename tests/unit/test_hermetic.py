@@ -10,17 +10,19 @@ import pytest
 
 from mmstack import hermetic
 from mmstack.builders.offline import guard
-from mmstack.errors import CommandError, HermeticError, HostError, UsageError
+from mmstack.errors import ChangedError, CommandError, HermeticError, HostError, UsageError
 from mmstack.events import ignore
-from mmstack.model import FilePin, Paths
+from mmstack.model import FilePin, Paths, StepKind
 from mmstack.run import run, scrubbed
 from mmstack.toolchains import caches
 from mmstack.workshop import Workshop
-from tests.miniature import pinned
+from tests.miniature import Miniature, pinned
 from tests.support import no_namespaces
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mmstack.model import Plan, Step
 
 needs_namespaces = pytest.mark.skipif(bool(no_namespaces()), reason=no_namespaces() or "none")
 SWALLOW = "import contextlib, socket\nwith contextlib.suppress(OSError): "
@@ -211,3 +213,51 @@ def test_a_file_that_is_gone_is_not_fetched_by_a_step_without_a_network(tmp_path
     with hermetic.inside("build ext"), pytest.raises(HermeticError, match="step 'build ext' needs a file") as caught:
         shop(tmp_path).offers_for("ext", [pin], [requirement], ())
     assert caught.value.why == "ext-2.0.tar.gz, backend 82"
+
+
+class Sketch(Workshop):
+    """A workshop whose steps leave what the next ones need, and no more."""
+
+    def source(self, plan: Plan, step: Step) -> str:
+        """Leave a tree."""
+        self.place(plan.layer(step.layer)).tree.mkdir(parents=True, exist_ok=True)
+        return "laid out"
+
+    def build(self, plan: Plan, step: Step) -> str:
+        """Leave a wheel."""
+        place = self.place(plan.layer(step.layer))
+        assert place.tree.is_dir()
+        place.out.mkdir(exist_ok=True)
+        (place.out / "top.whl").touch()
+        return "built"
+
+    def gate(self, plan: Plan, step: Step) -> str:
+        """Find the wheel."""
+        return next(self.place(plan.layer(step.layer)).out.glob("*.whl")).name
+
+
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        ("cut:source open:source open:build cut:build open:gate", "a run with a network has worked on top meanwhile"),
+        ("cut:source cut:build open:source open:build cut:gate open:gate", "a run with a network has worked on top"),
+        ("open:source open:build cut:source cut:build open:build cut:gate", "another run has begun top anew"),
+        ("open:source open:build cut:source open:gate cut:build cut:gate", "another run has begun top anew"),
+    ],
+)
+def test_of_two_runs_one_without_a_network_neither_spoils_the_other_s(tmp_path: Path, turns: str, told: str) -> None:
+    """They share a folder and take turns in it step by step: one is told so, and the other ends well."""
+    plan = Miniature(root=tmp_path).write().plan()
+    paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
+    runs = {name: Sketch(paths=paths, listener=ignore, environ={}, hermetic=name == "cut") for name in ("cut", "open")}
+    failed = []
+    for name, _, kind in (turn.partition(":") for turn in turns.split()):
+        step = next(step for step in plan.steps if step.layer == "top" and step.kind is StepKind(kind))
+        try:
+            said = runs[name].execute(plan, step)
+        except ChangedError as error:
+            failed.append(error)
+    (error,) = failed
+    assert error.what.startswith(told)
+    assert error.fix.endswith("run the same command again")
+    assert said == "top.whl"
