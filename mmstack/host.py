@@ -465,11 +465,14 @@ def _remembered(cache: Path) -> dict[str, Any]:
 
 
 def _remember(cache: Path, known: Mapping[str, Any]) -> None:
-    fresh = cache.with_name(f"{cache.name}.{os.getpid()}")
+    fresh = cache.with_name(f".new-{cache.name}.{os.getpid()}")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(known), encoding="utf-8")
-        fresh.replace(cache)
+        try:
+            fresh.write_text(json.dumps(known), encoding="utf-8")
+            fresh.replace(cache)
+        finally:
+            fresh.unlink(missing_ok=True)
     except OSError as error:
         raise DiskError(
             f"{cache} cannot be written", why=str(error), fix="set MMSTACK_HOME to a folder of yours"

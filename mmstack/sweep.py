@@ -57,7 +57,8 @@ OURS = frozenset(
     }
 )
 ASIDE = (".old-", ".new-", ".nfs")
-HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*", "work/.*", "*/.new-*")
+HALF_MADE = ("artifacts/.*", "verified/.*", "*/.old-*", ".old-*", "work/.*", "*/.new-*", ".new-*", "pythons.json.*")
+EARLIER = re.compile(r"pythons\.json\.\d+", re.ASCII)  # what earlier versions wrote before it was `pythons.json`
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "KIB": 1 << 10,
     "MIB": 1 << 20,
@@ -186,7 +187,7 @@ def sweep(
         UsageError: in the state's folder lies what is none of ours, so that nobody knows what else there is not.
         OSError: something cannot be removed.
     """
-    strange = [path.name for path in paths.state.glob("*") if not (path.name in OURS or path.name.startswith(ASIDE))]
+    strange = [name for name in (path.name for path in paths.state.glob("*")) if not _is_ours(name)]
     if strange:
         raise UsageError(
             f"{paths.state} holds what mmstack did not make: {', '.join(sorted(strange)[:SHOWN])}",
@@ -288,9 +289,14 @@ class _Broom:
         return Verdict(thing=thing, removed=True, why=why)
 
 
+def _is_ours(name: str) -> bool:
+    return name in OURS or name.startswith(ASIDE) or EARLIER.fullmatch(name) is not None
+
+
 def _is_half_made(thing: Thing) -> bool:
     name = thing.path.name
-    return name.startswith(".") or (thing.kind == "work folder" and name.startswith("verify-"))
+    aside = name.startswith(".") or EARLIER.fullmatch(name) is not None
+    return aside or (thing.kind == "work folder" and name.startswith("verify-"))
 
 
 def _results(dist: Path) -> Iterator[tuple[str, str]]:
@@ -352,7 +358,7 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         discard(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)  # another run may have put it in its place since
 
 
 def _forget(state: Path, known: Known) -> None:

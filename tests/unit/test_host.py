@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -18,6 +19,7 @@ from packaging.tags import sys_tags
 from mmstack.envs import uv_path
 from mmstack.errors import DiskError, HostError, UsageError
 from mmstack.host import cores, describe, disk_free, find_compiler, find_gpus, find_python, look, memory
+from mmstack.sweep import ASIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -339,6 +341,31 @@ def test_a_cache_that_cannot_be_written_is_told(machine: Machine) -> None:
     machine.cache.parent.write_text("a file where the folder should be")
     with pytest.raises(DiskError, match=r"pythons\.json cannot be written"):
         machine.find(str(machine.python()))
+
+
+def test_a_cache_that_was_not_written_to_its_end_leaves_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder in which something strange lies `invoke gc` removes nothing ever again."""
+
+    def full(file: Path, *_words: str, **_more: str) -> None:
+        file.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = machine.python()
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DiskError, match=r"pythons\.json cannot be written"):
+        machine.find(str(path))
+    assert list(machine.cache.parent.iterdir()) == []
+
+
+def test_what_a_kill_leaves_of_the_cache_is_known_for_ours(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing removes it then but a sweep."""
+    kept: list[str] = []
+    monkeypatch.setattr(Path, "replace", lambda file, _target: kept.append(file.name))
+    machine.find(str(machine.python()))
+    assert kept == [f".new-pythons.json.{os.getpid()}"]
+    assert kept[0].startswith(ASIDE)
 
 
 def test_a_real_interpreter_is_described_as_it_describes_itself(machine: Machine) -> None:

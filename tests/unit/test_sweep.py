@@ -140,6 +140,8 @@ def test_without_limits_only_what_is_of_no_use_goes(bench: Bench) -> None:
         bench.make("work/verify-123/env/a"),
         bench.make("work/.prove-123/tree/a"),
         bench.make("toolkits/.new-cuda-1/home/a"),
+        bench.make(".new-pythons.json.123"),
+        bench.make("pythons.json.123"),
         bench.make(f"artifacts/{KEYS[5]}/x.whl"),
     ]
     swept = bench.sweep()
@@ -152,7 +154,7 @@ def test_without_limits_only_what_is_of_no_use_goes(bench: Bench) -> None:
     assert swept.after == sum(path.stat().st_size for path in bench.paths.state.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", ".bashrc", "Documents/a"])
+@pytest.mark.parametrize("name", ["thesis.tex", ".bashrc", "Documents/a", "pythons.json.bak"])
 def test_a_folder_that_is_not_ours_alone_is_left_alone(bench: Bench, name: str) -> None:
     """`MMSTACK_HOME=$HOME`: a `work` or `downloads` there is the user's."""
     own = [bench.make(f"{folder}/mine", days=900) for folder in ("work", "downloads", "logs", "artifacts")]
@@ -456,6 +458,20 @@ def test_files_may_be_renamed_while_a_sweep_looks(bench: Bench, monkeypatch: pyt
     assert not part.exists()
     assert not new.exists()
     assert not removed(swept)
+
+
+def test_what_is_renamed_before_it_is_removed_is_gone_as_well(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that which is known of Pythons is by a run that still plans, and so claims nothing yet."""
+    new = bench.make(".new-pythons.json.123")
+    look = Path.lstat
+
+    def too_late(path: Path) -> os.stat_result:
+        if path == new:
+            path.unlink(missing_ok=True)
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", too_late)
+    assert list(removed(bench.sweep())) == [new.name]
 
 
 def test_what_is_known_of_things_that_are_gone_goes_too(bench: Bench) -> None:
