@@ -135,7 +135,10 @@ def look(
 
 def glibc() -> str:
     """Return the version of the C library, nothing where it is another one."""
-    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, OSError, ValueError):  # others do not know what is asked, or of no such question
+        return ""
     return version if name == "glibc" else ""
 
 

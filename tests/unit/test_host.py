@@ -18,7 +18,7 @@ from packaging.tags import sys_tags
 
 from mmstack.envs import uv_path
 from mmstack.errors import DiskError, HostError, UsageError
-from mmstack.host import cores, describe, disk_free, find_compiler, find_gpus, find_python, look, memory
+from mmstack.host import cores, describe, disk_free, find_compiler, find_gpus, find_python, glibc, look, memory
 from mmstack.sweep import ASIDE
 
 if TYPE_CHECKING:
@@ -581,6 +581,31 @@ def test_memory_obeys_limits_of_both_versions(
 ) -> None:
     """A container's limit is what a build can use."""
     assert memory(*group(tmp_path, lines, files)) == (expected or psutil.virtual_memory().total)
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"),
+    [
+        ("glibc 2.36", "2.36"),
+        ("NPTL 2.36", ""),
+        (None, ""),
+        (ValueError("unrecognized configuration name"), ""),  # as on macOS
+        (OSError(errno.EINVAL, "Invalid argument"), ""),  # as with musl
+        (AttributeError("confstr"), ""),
+    ],
+)
+def test_another_c_library_has_no_version_of_glibc(
+    monkeypatch: pytest.MonkeyPatch, answer: str | Exception | None, version: str
+) -> None:
+    """However it says that it is another."""
+
+    def confstr(_name: str) -> str | None:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(os, "confstr", confstr)
+    assert glibc() == version
 
 
 def test_disk_counts_where_the_folder_will_be(tmp_path: Path) -> None:
