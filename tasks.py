@@ -547,11 +547,13 @@ def _refused(words: list[str]) -> UsageError | None:
         Parser(initial=program.initial_context, contexts=contexts).parse_argv(ours)
     except ParseError as error:
         return _usage_error(error, words)
+    if "--complete" in words:  # a shell's words follow, which need not be whole
+        return None
     for option, known in (("--help", {each.name for each in contexts}), ("--list", set(namespace.collections))):
         named = words[words.index(option) + 1 :][:1] if option in words else []
         if named and not named[0].startswith("-") and named[0] not in known:
             return _no_task(named[0])
-    if "--" not in words or "--complete" in words:  # a shell's words follow
+    if "--" not in words:
         return None
     from mmstack.errors import UsageError  # noqa: PLC0415 - see _session
 

@@ -130,10 +130,18 @@ def test_a_task_explains_its_options(invoke: Invoke, words: list[str]) -> None:
     assert "GPU architectures: a list such as 9.0,12.0+PTX" in done.stdout
 
 
-def test_a_shell_completes_options(invoke: Invoke) -> None:
-    """A word that is not finished yet is no mistake."""
-    done = invoke("--complete", "--", "invoke plan --st")
-    assert (done.returncode, "--stack" in done.stdout.split()) == (0, True)
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["invoke plan --st"], "--stack"),
+        (["invoke", "--help", "bui"], "build-stack"),
+        (["invoke", "--list", "pat"], "patches.check"),
+    ],
+)
+def test_a_shell_completes_words(invoke: Invoke, words: list[str], offered: str) -> None:
+    """One that is not finished yet is no mistake."""
+    done = invoke("--complete", "--", *words)
+    assert (done.returncode, offered in done.stdout.split(), done.stderr) == (0, True, "")
 
 
 def test_options_of_invoke_itself_may_stand_before_a_task(invoke: Invoke) -> None:
