@@ -13,7 +13,7 @@ import time
 import traceback as tracebacks
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -141,8 +141,9 @@ class Console:
         self._stdout = stdout or sys.stdout or closed
         self._documented = False
         self._github = os.environ.get("GITHUB_ACTIONS") == "true"
+        self._results = _terminal(self._stdout)
         self._errors = _terminal(stderr or sys.stderr or closed)
-        self._out = self._errors if json else _terminal(self._stdout)
+        self._out = self._errors if json else self._results
         bars = self._out.file.isatty() and not self._out.is_dumb_terminal and not self._github
         self._display: Display = _Bars(self._out) if bars else _Lines(self._say, self._safe, clock, fold=self._github)
         self._ended: list[StepEnded] = []
@@ -193,8 +194,11 @@ class Console:
         """Print the one JSON document that `--json` promises; without `--json` there is none."""
         if self._json:
             self._documented = True
-            self._stdout.write(codec.dumps(content, indent=2, default=_as_data) + "\n")
-            self._stdout.flush()
+            try:
+                self._stdout.write(codec.dumps(content, indent=2, default=_as_data) + "\n")
+                self._stdout.flush()
+            except BrokenPipeError:
+                self._results.on_broken_pipe()
 
     def text(self, text: str) -> None:
         """Print lines of text."""
@@ -250,8 +254,18 @@ class Console:
     def error(self, error: MmstackError, *, traceback: bool = False) -> None:
         """Print what failed, why and what to do, and of a command its first real error.
 
-        Under `--json`, the error is the document if there was none yet; wheels that differ stand beside it.
+        Under `--json`, the error is the document if there was none yet, also where nobody reads the words; wheels that
+        differ stand beside it.
         """
+        try:
+            self._words(error, traceback=traceback)
+        finally:
+            if not self._documented:
+                told = {"slug": error.slug, "code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
+                compared = {"rebuilt": error.compared} if isinstance(error, RebuildError) else {}
+                self.document({"error": told, **compared})
+
+    def _words(self, error: MmstackError, *, traceback: bool) -> None:
         self.close()
         if self._github:
             self._command(self._errors, "error", error.what)
@@ -267,10 +281,6 @@ class Console:
                 self._pair(name, value, terminal=self._errors)
         if traceback:
             self._errors.print(Text(self._safe("".join(tracebacks.format_exception(error)))), soft_wrap=True)
-        if not self._documented:
-            told = {"slug": error.slug, "code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
-            compared = {"rebuilt": error.compared} if isinstance(error, RebuildError) else {}
-            self.document({"error": told, **compared})
 
     def summary(self, manifest: Manifest) -> None:
         """Print what a run came to, from its manifest."""
@@ -518,7 +528,8 @@ class Terminal(RichConsole):
     def on_broken_pipe(self) -> None:
         """Print nothing more where nobody reads, and end; one that is stopping says by its status how it ended."""
         try:
-            super().on_broken_pipe()
+            with redirect_stdout(self.file):  # which it takes for the one that nobody reads, and there may be two
+                super().on_broken_pipe()
         except SystemExit:
             if not is_stopping():
                 raise

@@ -651,3 +651,15 @@ def test_where_nobody_reads_any_more_the_status_tells(monkeypatch: pytest.Monkey
         console = Console(stdout=stream, stderr=stream)
         with nullcontext() if stopping else pytest.raises(SystemExit):
             console.error(InterruptedRunError("interrupted"))
+
+
+def test_an_error_is_the_document_even_where_nobody_reads_the_words(out: io.StringIO) -> None:
+    """Nor is standard output closed, for which the words were never meant."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", encoding="utf-8") as broken:
+        console = Console(json=True, stdout=out, stderr=broken)
+        with pytest.raises(SystemExit):
+            console.error(UsageError("there is no such thing"))
+        assert os.path.samestat(os.fstat(write), Path(os.devnull).stat())
+    assert json.loads(out.getvalue())["error"]["what"] == "there is no such thing"

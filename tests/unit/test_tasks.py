@@ -102,6 +102,26 @@ def test_json_is_one_document_even_where_the_command_is_wrong(invoke: Invoke, wo
     assert error["fix"]
 
 
+@pytest.mark.parametrize("unread", [{"stderr"}, {"stdout", "stderr"}, {"stdout"}], ids=" ".join)
+def test_json_is_one_document_for_whoever_reads_it(tmp_path: Path, unread: set[str]) -> None:
+    """Even if nobody reads the words, and the status is the same; where nobody reads at all, nobody is bothered."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as broken, (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", "plan", "--stack", "nosuch", "--json"],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MMSTACK_HOME": str(tmp_path / "state")},
+            stdout=broken if "stdout" in unread else out,
+            stderr=broken if "stderr" in unread else err,
+            check=False,
+        )
+    said, words = ((tmp_path / name).read_text(encoding="utf-8") for name in ("out", "err"))
+    assert done.returncode == 2
+    assert "stdout" in unread or json.loads(said)["error"]["slug"] == "usage"
+    assert "Traceback" not in words
+
+
 def test_debug_shows_where_an_error_came_from(invoke: Invoke) -> None:
     """Besides the remedy, and with the same exit code."""
     done = invoke("plan", "--stack", "nosuch", "--debug")
