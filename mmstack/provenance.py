@@ -23,6 +23,8 @@ PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:mmstack:build-stack:v1"
 LOCAL = "urn:mmstack:builder:local"
 TREE = "mmstackTree"  # of in-toto's own, `dirHash` is of other bytes
+# a file that nobody has added may be built from as well, whatever the user has git show or leave out elsewhere
+STATUS = ("-c", "core.excludesFile=/dev/null", "status", "--porcelain", "--untracked-files=normal")
 
 
 def builder(root: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def builder(root: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         "id": f"{server}/{workflow}" if workflow else LOCAL,
         "mmstack": __version__,
         "commit": commit.strip(),
-        "modified": bool(commit and _git(root, home, "status", "--porcelain")),
+        "modified": bool(commit and _git(root, home, *STATUS)),
     }
 
 

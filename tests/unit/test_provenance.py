@@ -186,6 +186,25 @@ def test_the_commit_is_that_of_the_checkout_alone(tmp_path: Path) -> None:
     assert builder(tmp_path / "inner", {})["commit"] == ""
 
 
+@pytest.mark.parametrize(
+    "settings",
+    ["[status]\n\tshowUntrackedFiles = no\n", "[core]\n\texcludesFile = ~/mine\n", ""],
+    ids=["no", "mine", "-"],
+)
+def test_a_file_that_nobody_has_added_is_a_change(tmp_path: Path, settings: str) -> None:
+    """What the user has git leave out counts as well: a stack is built from it all the same."""
+    root, home = tmp_path / "checkout", tmp_path / "home"
+    root.mkdir()
+    a_repository(root)
+    (home / ".config" / "git").mkdir(parents=True)
+    (home / ".config" / "git" / "ignore").write_text("*.toml\n", encoding="utf-8")
+    (home / "mine").write_text("*.toml\n", encoding="utf-8")
+    (home / ".gitconfig").write_text(settings, encoding="utf-8")
+    assert builder(root, {"HOME": str(home)})["modified"] is False
+    (root / "mine.toml").touch()
+    assert builder(root, {"HOME": str(home)})["modified"] is True
+
+
 def test_a_run_that_was_stopped_says_who_built_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a failure or by Ctrl-C: from then on no program is started, git neither."""
     a_repository(tmp_path)
