@@ -76,9 +76,11 @@ def e2e(session: nox.Session) -> None:
 def compare(session: nox.Session) -> None:
     """Demand that upstream's build of mmcv's ops and ours pass the same suite, export the same and compute the same.
 
-    `nox -s compare -- cuda` for the ops of CUDA: their kernels' machine code, and results on a GPU where there is one.
+    `nox -s compare -- cuda` for the ops of CUDA: their kernels' machine code, and results on a GPU where there is one;
+    `-- cuda native` compiles them for that GPU.
     """
-    stack, options = ("cu130", CUDA) if "cuda" in session.posargs else ("cpu", ())
+    architecture = session.posargs[1:] or CUDA[-1:]
+    stack, options = ("cu130", (*CUDA[:-1], *architecture)) if "cuda" in session.posargs else ("cpu", ())
     wheels = Path("dist", stack, "wheels")
     session.run("invoke", "build-stack", *options, "--flag", "mmcv.BUILD=upstream", external=True)
     (upstream,) = (shutil.copy2(wheel, session.create_tmp()) for wheel in wheels.glob("mmcv-*.whl"))
