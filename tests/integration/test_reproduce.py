@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mmstack.rebuild import wheel_differences
-from tests.real import CUDA, ROOT, lay_out, own_state
+from tests.real import CUDA, ROOT, lacking, lay_out, own_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -195,14 +195,14 @@ def test_another_folder_user_locale_umask_order_and_number_of_jobs_give_the_same
     compare(first(stack), again(stack, other, place), capsys)
     same = [what for what, varied in (("the user", named), ("the order of files", shuffled)) if not varied]
     if same:
-        pytest.skip(f"the bits are the same, but this machine could not vary {' and '.join(same)}")
+        lacking(f"the bits are the same, but this machine could not vary {' and '.join(same)}")
 
 
 @pytest.mark.parametrize("stack", ["cpu", "cu130"])
 def test_a_compiler_cache_changes_no_bit(stack: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither one that is filled nor one that has everything; nvcc's for the same folder, which its options name."""
     if shutil.which("ccache") is None:
-        pytest.skip("ccache is not on this machine")
+        lacking("ccache is not on this machine")
     words = ("--compiler-cache", "ccache")
     cold = again(stack, Way(folder="cold", words=words, cache=place / "cache"), place)
     compare(first(stack), cold, capsys)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.real import lay_out
+import pytest
+
+from tests.real import lacking, lay_out
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_a_copy_has_what_is_downloaded_wherever_the_state_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,3 +24,13 @@ def test_a_copy_has_what_is_downloaded_wherever_the_state_is(tmp_path: Path, mon
         "downloads",
         "downloads/file",
     ]
+
+
+def test_what_a_machine_lacks_is_a_failure_where_all_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the test is skipped, which is green: nobody sees there that half of it was not done."""
+    monkeypatch.delenv("MMSTACK_DEMAND_ALL", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no disorderfs"):
+        lacking("no disorderfs")
+    monkeypatch.setenv("MMSTACK_DEMAND_ALL", "1")
+    with pytest.raises(pytest.fail.Exception, match="no disorderfs"):
+        lacking("no disorderfs")
