@@ -113,6 +113,19 @@ def laid_out(way: Way, place: Path) -> Iterator[Path]:
     cache.rename(way.cache)
 
 
+def surroundings(folder: Path) -> dict[str, str]:
+    """Return the user's variables, but with a HOME, a TMPDIR and a first folder on PATH that are made in a folder.
+
+    In HOME lies what would change a build that looked there, on PATH no program that a build could want.
+    """
+    home, temporary, programs = (folder / name for name in ("home", "tmp", "programs"))
+    for made in (home, temporary, programs):
+        made.mkdir()
+    (home / ".pydistutils.cfg").write_text("[build_ext]\ndebug=1\n", encoding="utf-8")
+    path = os.pathsep.join((str(programs), os.environ["PATH"]))
+    return {**os.environ, "HOME": str(home), "TMPDIR": str(temporary), "PATH": path}
+
+
 def first(stack: str) -> dict[str, tuple[str, Path]]:
     """Build a stack here, unless it is, and return of each layer digest and wheel."""
     return wheels(run([*BUILD, *STACKS[stack], *ONLY], cwd=ROOT), own_state())
@@ -128,10 +141,8 @@ def again(stack: str, way: Way, place: Path) -> dict[str, tuple[str, Path]]:
     """Build a stack another way, and return of each layer digest and wheel; a cache that is filled must have served."""
     filled = way.cache is not None and way.cache.exists()
     with laid_out(way, place) as root:
-        state, home, kept = root.parent / "state", root.parent / "home", place / "wheels" / way.folder
-        home.mkdir()
-        (home / ".pydistutils.cfg").write_text("[build_ext]\ndebug=1\n", encoding="utf-8")
-        environment = {**os.environ, **way.variables, "HOME": str(home), "MMSTACK_HOME": str(state)}
+        state, kept = root.parent / "state", place / "wheels" / way.folder
+        environment = {**surroundings(root.parent), **way.variables, "MMSTACK_HOME": str(state)}
         words = [*way.before, *BUILD, *STACKS[stack], *way.words, "--offline", *ONLY]
         output = run(words, cwd=root, env=environment, umask=way.umask)
         served = json.loads(output)["compiler_caches"]
