@@ -74,7 +74,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         stack = manifest["stack"]["name"]
         toolkit = manifest["toolkit"]
         linker = manifest["compiler"] and manifest["compiler"]["linker"]
-        found = {  # what was left to be found out there
+        found: dict[str, Any] = {  # what was left to be found out there
             "arch": ",".join(toolkit["architectures"]) if toolkit else asked.arch,
             "toolkit": toolkit["kind"] if toolkit and asked.toolkit in {"", "auto"} else asked.toolkit,
             "linker": linker["kind"] if linker and asked.linker == "auto" else asked.linker,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from benchmarks import machine_code
 
@@ -45,10 +46,12 @@ class Kernel:
     code: bytes = CODE
     registers: int = 24
     shared: int = 0
+    kept: bool = False
 
     def assembly(self, symbol: int) -> str:
         """Return it as text; its registers are those of a symbol by number."""
         shared = f'.section .nv.shared.{self.name},"aw",@nobits\n.zero {self.shared}\n' if self.shared else ""
+        shared += '.section .nv.shared.reserved.0,"aw",@nobits\n' if self.kept else ""
         return (
             f'.section .text.{self.name},"ax"\n.globl {self.name}\n{self.name}:\n'
             f".byte {','.join(map(str, self.code))}\n"
@@ -84,7 +87,9 @@ class Bench:
                 text = "".join(each.assembly(number) for each, number in zip(kernels, numbers, strict=True))
                 subprocess.run(["as", "-o", cubin, "-"], input=text, text=True, check=True)
                 with cubin.open("rb") as stream:
-                    names = [symbol.name for symbol in ELFFile(stream).get_section_by_name(".symtab").iter_symbols()]
+                    symbols = ELFFile(stream).get_section_by_name(".symtab")
+                    assert isinstance(symbols, SymbolTableSection)
+                    names = [symbol.name for symbol in symbols.iter_symbols()]
                 numbers = [names.index(each.name) for each in kernels]
         with tarfile.open(self.folder / name, "w") as archive:
             for path in folder.iterdir():
@@ -111,7 +116,8 @@ def test_the_same_code_is_alike_wherever_it_was_compiled(bench: Bench) -> None:
     first = bench.library("first.so", {"90": [large, Kernel(name=HERE)], "120": [nms]})
     second = bench.library("second.so", {"120": [nms], "90": [Kernel(name=THERE), large]})
     more = bench.library("more.so", {"120": [nms, Kernel(name=ROI)], "90": [Kernel(name=THERE), large]})
-    counts = "3 alike, 0 alike but for places of constants, 0 not alike, 0 in the first alone, {} in the second alone"
+    counts = "3 alike, 0 alike but for places of constants, 0 known, 0 not alike, 0 in the first alone, "
+    counts += "{} in the second alone"
     assert bench.compare(first, second) == ([counts.format(0)], 0)
     assert bench.compare(first, more) == ([counts.format(1)], 0)
 
@@ -129,6 +135,8 @@ def test_the_same_code_is_alike_wherever_it_was_compiled(bench: Bench) -> None:
         ({"code": CODE + ADDITION}, "90", False),
         ({"registers": 25}, "90", False),
         ({"shared": 4}, "90", False),
+        ({"shared": 1024}, "90", False),
+        ({"shared": 1025, "kept": True}, "90", False),
     ],
 )
 def test_what_is_not_alike_is_named(bench: Bench, change: Any, target: str, alike: bool) -> None:  # noqa: ANN401, FBT001 - a field of any type; by name
@@ -138,10 +146,29 @@ def test_what_is_not_alike_is_named(bench: Bench, change: Any, target: str, alik
     second = bench.library("second.so", {target: [replace(kernel, **change), Kernel(name=ROI)]})
     (counts, *named), status = bench.compare(first, second)
     assert counts.startswith(
-        f"1 alike, {int(alike)} alike but for places of constants, {int(not alike)} not alike, 0 in the first"
+        f"1 alike, {int(alike)} alike but for places of constants, 0 known, {int(not alike)} not alike, 0 in the first"
     )
     assert named == ([] if alike else [f"not alike: sm_{target} {NMS}"])
     assert status == int(not alike)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [((0, False), (1024, True)), ((300, False), (384, False))])
+def test_as_much_shared_memory_is_alike(bench: Bench, mine: tuple[int, bool], theirs: tuple[int, bool]) -> None:
+    """The system keeps a part, which a file may name or not; and what is handed out is rounded up."""
+    first, second = (Kernel(name=NMS, shared=size, kept=kept) for size, kept in (mine, theirs))
+    assert (
+        bench.compare(bench.library("first.so", {"90": [first]}), bench.library("second.so", {"90": [second]}))[1] == 0
+    )
+
+
+def test_what_was_read_by_hand_may_differ_in_operands(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told with what was found; any other difference is one in such a kernel too."""
+    monkeypatch.setattr(machine_code, "KNOWN", {"nms": "the other constant is as quick"})
+    first = bench.library("first.so", {"90": [Kernel(name=NMS)]})
+    lines, status = bench.compare(first, bench.library("a.so", {"90": [Kernel(name=NMS, code=changed(256 + 40))]}))
+    assert (lines[1:], status) == ([f"known: sm_90 {NMS}: the other constant is as quick"], 0)
+    lines, status = bench.compare(first, bench.library("b.so", {"90": [Kernel(name=NMS, code=changed(64))]}))
+    assert (lines[1:], status) == ([f"not alike: sm_90 {NMS}"], 1)
 
 
 def test_what_the_second_lacks_is_named(bench: Bench) -> None:
@@ -153,7 +180,9 @@ def test_what_the_second_lacks_is_named(bench: Bench) -> None:
     )
     lines, status = bench.compare(first, second)
     assert status == 1
-    assert lines[0].startswith("1 alike, 0 alike but for places of constants, 0 not alike, 23 in the first alone,")
+    assert lines[0].startswith(
+        "1 alike, 0 alike but for places of constants, 0 known, 0 not alike, 23 in the first alone,"
+    )
     assert lines[1] == "in the first alone: sm_90 _Z3k10v"
     assert lines[-1] == "in the first alone: 3 more"
 

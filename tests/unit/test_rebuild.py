@@ -10,7 +10,7 @@ import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -217,7 +217,7 @@ MOLD = {"linker": {"kind": "mold", "version": "mold 1.10"}}
     ],
 )
 def test_what_was_found_out_there_is_not_looked_for_here(
-    mini: Miniature, given: dict[str, str], expected: dict[str, str]
+    mini: Miniature, given: dict[str, str], expected: dict[str, Any]
 ) -> None:
     """GPUs, toolkit and linker of another machine; those that somebody named are taken by their names."""
     options = {"stack": "mini", **given}
@@ -232,7 +232,7 @@ def test_what_was_found_out_there_is_not_looked_for_here(
     [({"mirror": "nonsense"}, "--mirror"), ({"jobs": "many"}, "--jobs"), ({"python": "3.9"}, "is not for Python 3.9")],
 )
 def test_one_s_own_mistake_is_not_the_manifest_s(
-    mini: Miniature, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], said: str
+    mini: Miniature, monkeypatch: pytest.MonkeyPatch, own: dict[str, Any], said: str
 ) -> None:
     """What is typed with `rebuild` is judged as everywhere; what the manifest asks for, another checkout makes."""
     paths = Paths(root=mini.root, state=mini.root / "state", dist=mini.root / "dist")
