@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mmstack import hermetic
 from mmstack.builders.build import Build, Workplace, newest_time, unfinished
 from mmstack.builders.cmake import compile_project, configure, read_cache, taken_apart
-from mmstack.builders.renew import demand, holds, is_ahead, renew
+from mmstack.builders.renew import date_by_our_clock, demand, holds, is_ahead, renew
 from mmstack.builders.repair import repair
 from mmstack.builders.wheel import build_wheel
 from mmstack.catalog import SHARED, recipe_digest, suite_digest
@@ -444,9 +444,13 @@ class Workshop:
                 why=f"planned was {layer.folder}, copied is {found}",
                 fix="run the same command again",
             )
+        if layer.source.path:
+            date_by_our_clock(tree)
         applied = [patch.id for patch in layer.patches if self._applied(patch, tree, layer)]
         _lay_over(layer.recipe, tree)
         if is_ahead(place.tree, place.built):  # by another clock: what an edit is newer than, no date tells
+            text = f"{layer.name}: what was compiled before is dated after now, so it is compiled anew"
+            self.tell(Notice(text=text, level="warning"))
             for folder in (folder for folder in (place.built, place.tree) if folder.exists()):
                 discard(folder)
         shutil.rmtree(place.out, ignore_errors=True)

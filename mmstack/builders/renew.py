@@ -16,6 +16,7 @@ from mmstack.shapes import inner_path, load_as
 from mmstack.store import write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 RECORD = "sources.json"
@@ -48,9 +49,19 @@ def renew(new: Path, tree: Path, key: str) -> None:
 
 def is_ahead(*folders: Path) -> bool:
     """Return whether what is in some folders is dated after now, so that the clock has been set back since."""
+    return any(any(_ahead(folder)) for folder in folders)
+
+
+def date_by_our_clock(folder: Path) -> None:
+    """Let no file be dated after now: another clock than ours was ahead when it was written, not when it was copied."""
+    for file in _ahead(folder):
+        os.utime(file, follow_symlinks=False)
+
+
+def _ahead(folder: Path) -> Iterator[str]:
     now = time.time() + 2  # seconds, by which the clock of a server's disk may differ
-    files = (f"{parent}/{name}" for folder in folders for parent, _folders, names in os.walk(folder) for name in names)
-    return any(os.lstat(file).st_mtime > now for file in files)
+    files = (f"{parent}/{name}" for parent, _folders, names in os.walk(folder) for name in names)
+    return (file for file in files if os.lstat(file).st_mtime > now)
 
 
 def holds(tree: Path, key: str) -> bool:

@@ -14,10 +14,18 @@ from hypothesis import strategies as st
 
 from mmstack.builders.renew import demand, is_ahead, renew
 from mmstack.errors import ChangedError
+from mmstack.events import Notice
+from mmstack.model import Paths, Request, StepKind
 from mmstack.sources.archive import tree_digest
+from mmstack.sources.provide import folder_digest
+from mmstack.workshop import Workshop
+from tests.miniature import Miniature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mmstack.builders.build import Workplace
+    from mmstack.events import Event
 
 from pathlib import Path
 
@@ -132,6 +140,50 @@ def test_what_is_dated_after_now_is_seen(tmp_path: Path) -> None:
     ahead = time.time() + 60
     os.utime(lay(tmp_path / "built", {"pkg/a": "object"}) / "pkg" / "a", (ahead, ahead))
     assert is_ahead(tmp_path / "tree", tmp_path / "built")
+
+
+class Own:
+    """A folder of the user's own that is built again and again."""
+
+    def __init__(self, root: Path) -> None:
+        self.mini = Miniature(root=root / "checkout").write()
+        self.folder = lay(root / "own", {"setup.py": "one", "pkg/a.py": "one", "link": "->setup.py"})
+        self.told: list[Event] = []
+        paths = Paths(root=self.mini.root, state=root / "state", dist=root / "dist")
+        self.shop = Workshop(paths=paths, listener=self.told.append, environ={})
+
+    def lay_out(self, text: str) -> Workplace:
+        """Edit a file, and let its step lay the folder out, in which something is compiled then."""
+        (self.folder / "pkg" / "a.py").write_text(text, encoding="utf-8")
+        trees = {"top": folder_digest("top", self.folder)}
+        plan = self.mini.plan(Request(sources={"top": f"path:{self.folder}"}), trees=trees)
+        step = next(step for step in plan.steps if step.layer == "top" and step.kind is StepKind.SOURCE)
+        self.shop.execute(plan, step)
+        return self.shop.place(plan.layer("top"))
+
+
+def test_a_file_that_is_dated_after_now_undoes_no_build(tmp_path: Path) -> None:
+    """As one from a machine whose clock is ahead: after each edit all would be compiled again, for ever."""
+    own, ahead = Own(tmp_path), time.time() + 86400
+    for name in ("setup.py", "link"):
+        os.utime(own.folder / name, (ahead, ahead), follow_symlinks=False)
+    compiled = lay(own.lay_out("two").built, {"a.o": "o"}) / "a.o"
+    place = own.lay_out("three")
+    assert (place.tree / "pkg" / "a.py").read_text(encoding="utf-8") == "three"
+    assert compiled.exists()
+    assert own.told == []
+
+
+def test_what_is_undone_by_a_clock_that_was_set_back_is_told(tmp_path: Path) -> None:
+    """It may take hours to compile, and no edit is the reason."""
+    own, ahead = Own(tmp_path), time.time() + 86400
+    compiled = lay(own.lay_out("two").built, {"a.o": "o"}) / "a.o"
+    os.utime(compiled, (ahead, ahead))
+    own.lay_out("three")
+    assert not compiled.exists()
+    (notice,) = own.told
+    assert isinstance(notice, Notice)
+    assert notice.text == "top: what was compiled before is dated after now, so it is compiled anew"
 
 
 def test_of_a_tree_without_a_record_nothing_is_kept(tmp_path: Path) -> None:
