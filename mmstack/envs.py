@@ -7,6 +7,7 @@ import csv
 import os
 import shutil
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -22,7 +23,9 @@ from mmstack.model import EARLIEST
 from mmstack.run import run, scrubbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from packaging.utils import NormalizedName
 
     from mmstack.events import Listener
     from mmstack.model import Interpreter
@@ -113,17 +116,20 @@ class Environments:
         site = site_packages(env, interpreter)
         if wheels:
             self._install(env, wheels, link_mode, log)
-            if written := sorted(_not_as_in_their_wheels(site, wheels)):
-                text = f"unpacked anew, for something wrote into what is installed of it: {', '.join(written)}"
-                self.tell(Notice(text=text, level="warning"))
-                self._uv("cache", "clean", *written, log=log)
-                again = [word for name in written for word in ("--reinstall-package", name)]
-                self._install(env, wheels, link_mode, log, *again)
         if beside:
             lines = "".join(f"{folder}\n" for folder in beside)
             (site / BESIDE).write_text(lines, encoding="utf-8")
+        judged = _undated(site)
+        if written := sorted(_not_as_in_their_wheels(site, wheels, judged)):
+            text = f"unpacked anew, for something wrote into what is installed of it: {', '.join(written)}"
+            self.tell(Notice(text=text, level="warning"))
+            self._uv("cache", "clean", *written, log=log)
+            again = [word for name in written for word in ("--reinstall-package", name)]
+            self._install(env, wheels, link_mode, log, *again)
+            unpacked = _files_of(site, written)
+            judged |= {path: moment for path, moment in _undated(site).items() if path in unpacked}
         if link_mode == "hardlink":
-            _date(site)
+            _date(judged)
         (env / MARKER).touch()
 
     def _install(self, env: Path, wheels: Sequence[Wheel], link_mode: LinkMode, log: Path | None, *more: str) -> None:
@@ -153,41 +159,59 @@ class Environments:
         run([uv_path(), *words], env=env, log=log)
 
 
-def _date(folder: Path) -> None:
-    """Give all files one date, for uv gives them the time of day, and that changes what is compiled.
+def _date(files: Mapping[str, int]) -> None:
+    """Give files one date, for uv gives them the time of day, and that changes what is compiled.
 
     Of two files alike, gcc's `#pragma once` leaves out the second only where both are of the same second
     (https://gcc.gnu.org/git/?p=gcc.git;a=blob;f=libcpp/files.cc), and packages do hold such headers.
+    What has another date than when it was looked at, somebody has written to since; it shall not be taken for seen.
     """
-    for path in _undated(folder):
-        os.utime(path, (EARLIEST, EARLIEST), follow_symlinks=False)
+    for path, moment in files.items():
+        with suppress(FileNotFoundError):
+            if os.lstat(path).st_mtime_ns == moment:
+                os.utime(path, (EARLIEST, EARLIEST), follow_symlinks=False)
 
 
-def _undated(folder: Path) -> Iterator[str]:
-    """Yield the files that were written since `_date` looked, or are no links to what it saw."""
+def _undated(folder: Path) -> dict[str, int]:
+    """Return the files that were written since `_date` saw them, or are no links to what it saw, with their dates."""
+    found = {}
     for parent, _folders, names in os.walk(folder):
         for name in names:
             path = f"{parent}/{name}"  # a Path of each would take longer than all else
-            if os.lstat(path).st_mtime != EARLIEST:
-                yield path
+            status = os.lstat(path)
+            if status.st_mtime != EARLIEST:
+                found[path] = status.st_mtime_ns
+    return found
 
 
-def _not_as_in_their_wheels(site: Path, wheels: Sequence[Wheel]) -> Iterator[str]:
+def _not_as_in_their_wheels(site: Path, wheels: Sequence[Wheel], undated: Collection[str]) -> Iterator[str]:
     """Yield the distributions of which a file is not that of their wheel; what was seen before is not read again."""
-    undated = set(_undated(site))
     of_name = {canonicalize_name(parse_wheel_filename(wheel.path.name)[0]): wheel.path for wheel in wheels}
     for record in site.glob("*.dist-info/RECORD") if undated else ():
-        with record.open(encoding="utf-8", errors="replace", newline="") as rows:
-            pairs = [row[:2] for row in csv.reader(rows) if len(row) > 1]
-        recorded = {name: digest for name, digest in pairs if digest.startswith("sha256=")}
+        recorded = {name: digest for name, digest in _rows(record) if digest.startswith("sha256=")}
         others = [
             name
             for name, digest in recorded.items()
             if (path := f"{site}/{name}") in undated and _digest(Path(path)) != digest
         ]
-        name = canonicalize_name(record.parent.name.partition("-")[0])
+        name = _distribution(record)
         if others and _differ(of_name[name], site, others):
             yield name
+
+
+def _files_of(site: Path, names: Collection[str]) -> set[str]:
+    """Return the files of some distributions."""
+    records = [record for record in site.glob("*.dist-info/RECORD") if _distribution(record) in names]
+    return {f"{site}/{name}" for record in records for name, _digest in _rows(record)}
+
+
+def _rows(record: Path) -> list[tuple[str, str]]:
+    with record.open(encoding="utf-8", errors="replace", newline="") as rows:
+        return [(row[0], row[1]) for row in csv.reader(rows) if len(row) > 1]
+
+
+def _distribution(record: Path) -> NormalizedName:
+    return canonicalize_name(record.parent.name.partition("-")[0])
 
 
 def _differ(wheel: Path, site: Path, names: Sequence[str]) -> bool:

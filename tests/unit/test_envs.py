@@ -11,10 +11,11 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mmstack import envs
 from mmstack.envs import Environments, Wheel, python_of, site_packages
 from mmstack.errors import GateError
 from mmstack.events import Notice
@@ -90,6 +91,34 @@ def test_what_a_build_wrote_into_its_environment_is_in_no_later_one(tmp_path: Pa
     (notice,) = told
     assert isinstance(notice, Notice)
     assert notice.text == "unpacked anew, for something wrote into what is installed of it: code"
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_what_is_written_while_an_environment_is_made_is_in_no_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, unseen: bool
+) -> None:
+    """By a build in another one, which shares its files: what nobody has looked at is not dated as if somebody had."""
+    environments, wheel = Environments(tmp_path / "cache", tmp_path / "home"), wheel_of_code(tmp_path)
+    sites = {name: site_packages(tmp_path / name, HERE) for name in ("one", "two", "three")}
+    environments.make(tmp_path / "one", HERE, [wheel])
+    if unseen:
+        os.utime(sites["one"] / "code.py", (9, 9))
+    judge = envs._not_as_in_their_wheels  # noqa: SLF001 - between it and the dates is the moment that counts
+
+    def while_written_to(*looked: Any) -> list[str]:  # noqa: ANN401 - its own
+        found = list(judge(*looked))
+        with (sites["one"] / "code.py").open("w", encoding="utf-8") as module:
+            module.write("VALUE = 2\n")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(envs, "_not_as_in_their_wheels", while_written_to)
+        environments.make(tmp_path / "two", HERE, [wheel])
+    with pytest.raises(GateError, match="wrote outside its wheel"):
+        check_as_installed(snapshot(sites["two"]))
+    environments.make(tmp_path / "three", HERE, [wheel])
+    assert (sites["three"] / "code.py").read_text(encoding="utf-8") == "VALUE = 1\n"
+    check_as_installed(snapshot(sites["three"]))
 
 
 def test_what_was_written_into_an_environment_before_is_no_part_of_it(tmp_path: Path) -> None:
