@@ -257,7 +257,7 @@ def test_of_two_runs_one_without_a_network_neither_spoils_the_other_s(tmp_path: 
             said = runs[name].execute(plan, step)
         except ChangedError as error:
             failed.append(error)
-    (error,) = failed
-    assert error.what.startswith(told)
-    assert error.fix.endswith("run the same command again")
+    (failure,) = failed
+    assert failure.what.startswith(told)
+    assert failure.fix.endswith("run the same command again")
     assert said == "top.whl"
