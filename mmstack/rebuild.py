@@ -15,18 +15,21 @@ from mmstack.elf import section_digests
 from mmstack.errors import CatalogError, ConstraintError, HostError, PinError, RebuildError, UsageError
 from mmstack.keys import ENGINE, file_digest
 from mmstack.model import Paths
-from mmstack.options import Options
+from mmstack.options import MANY, SINGLE, Options
 from mmstack.report import layer_facts, not_ours
+from mmstack.shapes import misfit
 from mmstack.sources.archive import DAMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from mmstack.model import Artifact, Plan
+    from mmstack.shapes import Shape
 
 # What is fetched, or made of what is fetched, and so is no result of a build; and who uses it.
 SHARED = ("downloads", "repositories", "distro", "uv-cache", "toolkits", "locks", "uses")
 FOLDER = "rebuild"
+TYPED: Mapping[str, Shape] = {**dict.fromkeys(SINGLE, str), **{name: [str] for name in MANY}, "index_only": bool}
 OF_THE_CHECKOUT = ("version", "recipe", "flags")
 SHOWN = 60
 LONGEST = 100
@@ -68,8 +71,8 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         UsageError: it does not name the wheel of each layer.
     """
     try:
-        asked = Options(**manifest["options"])
-        asked.request()  # refuses what is no text
+        asked = _typed(manifest["options"])
+        asked.request()  # refuses what no option means
         minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
         stack = manifest["stack"]["name"]
         toolkit = manifest["toolkit"]
@@ -95,6 +98,18 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
         )
     python = ours.python or (asked.python if held else minor)
     return replace(asked, stack=stack, cuda="", python=python, mirror=ours.mirror, jobs=ours.jobs, **found)
+
+
+def _typed(given: Mapping[str, Any]) -> Options:
+    """Return the options that a manifest keeps, if each is of the kind that can be typed.
+
+    Raises:
+        KeyError: one is unknown.
+        TypeError: one is of another kind.
+    """
+    if where := misfit(given, {name: TYPED[name] for name in given}, "options"):
+        raise TypeError(f"{where} is not what it must be")
+    return Options(**given)
 
 
 def pinned(manifest: Mapping[str, Any]) -> frozenset[str]:

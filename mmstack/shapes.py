@@ -143,6 +143,7 @@ LAYER: Shape = {
     "environment": table_of(str),
     "build_requires": [REQUIREMENT],
     "key": str,
+    "verify_key": str,
     "reproducible": bool,
 }
 STEP: Shape = {
@@ -160,6 +161,8 @@ STEP: Shape = {
 }
 MANIFEST: Shape = {
     "generator": str,
+    "engine": count,
+    "builder": {},
     "stack": {"name": file_name, "summary": str, "cuda": str},
     "key": str,
     "verdict": one_of("verified", "not verified", "failed"),
@@ -202,4 +205,5 @@ MANIFEST: Shape = {
     ],
     "warnings": [str],
     "reproduce": str,
+    "options": {},
 }

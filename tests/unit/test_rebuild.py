@@ -22,7 +22,7 @@ from mmstack.keys import file_digest
 from mmstack.model import Artifact, Compiler, Installed, Paths, Request
 from mmstack.options import Options
 from mmstack.rebuild import wheel_differences
-from mmstack.report import Manifest, to_manifest
+from mmstack.report import Manifest, read_manifest_file, to_manifest
 from mmstack.session import Session
 from mmstack.sweep import Limits, sweep
 from mmstack.uses import Uses
@@ -259,6 +259,12 @@ def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
         {"options": {"rm": "-rf"}},
         {"options": {"source": 5}},
         {"options": {"flag": [1]}},
+        {"options": {"flag": "ext.SPEED=O1"}},
+        {"options": {"linker": 5}},
+        {"options": {"toolkit": ["wheels"]}},
+        {"options": {"without": [5]}},
+        {"options": {"index_only": "yes"}},
+        {"options": ["stack"]},
         {"layers": 1},
     ]
     for broken in (*({**manifest, **each} for each in strange), {}):
@@ -267,6 +273,19 @@ def test_a_manifest_that_is_none_is_refused(mini: Miniature) -> None:
     for broken in ({**manifest, "compiler": 1}, {**manifest, "layers": [{"name": "ext"}]}):
         with pytest.raises(CatalogError, match="is not one that this version"):
             rebuild.check(mini.plan(), broken)
+
+
+@pytest.mark.parametrize("lacking", ["engine", "builder", "options"])
+def test_a_manifest_that_lacks_what_a_rebuild_asks_for_is_refused(mini: Miniature, lacking: str) -> None:
+    """When it is read: later, who tells that this checkout is another would trip over it."""
+    manifest = {**manifest_of(mini.plan()), "cores": 1}
+    file = mini.put("manifest.json", json.dumps(manifest))
+    assert read_manifest_file(file)["key"] == manifest["key"]
+    del manifest[lacking]
+    mini.put("manifest.json", json.dumps(manifest))
+    with pytest.raises(CatalogError) as caught:
+        read_manifest_file(file)
+    assert caught.value.why == f"the document.{lacking} is not what it must be"
 
 
 def test_it_is_built_apart(tmp_path: Path) -> None:
