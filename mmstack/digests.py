@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mmstack.keys import digest, file_digest
+from mmstack.shapes import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ class Digests:
 
     def _recall(self, path: Path) -> object:
         try:
-            return json.loads(self._file(path).read_text(encoding="utf-8")).get("seen")
+            return load(self._file(path)).get("seen")
         except (OSError, ValueError, AttributeError):
             return None
 

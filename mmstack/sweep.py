@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -11,7 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmstack.errors import UsageError
+from mmstack.errors import CatalogError, UsageError
+from mmstack.report import read_manifest_file
+from mmstack.shapes import inner_path, load_as
 from mmstack.store import RECORD, discard
 from mmstack.uses import STANDS_ON, of_result
 
@@ -304,15 +305,21 @@ def _results(dist: Path) -> Iterator[tuple[str, str]]:
     for file in sorted([*dist.glob("*/manifest.json"), *dist.glob(f"*/env/{STANDS_ON}")]):
         result = dist / file.relative_to(dist).parts[0]
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            names = found["names"] if file.name == STANDS_ON else list(of_result(found))
-        except (ValueError, KeyError, TypeError) as error:
+            names = _stands_on(file)
+        except (CatalogError, UsageError, OSError, ValueError) as error:
             raise UsageError(
                 f"{file} cannot be read, so it is not known what that result stands on",
-                why=f"{type(error).__name__}: {error}",
+                why=(error.why or error.what) if isinstance(error, (CatalogError, UsageError)) else str(error),
                 fix=f"build the stack again, or remove {result}",
             ) from error
         yield from ((name, f"{dist.name}/{result.name} stands on it") for name in names)
+
+
+def _stands_on(file: Path) -> list[str]:
+    """Return what a result stands on, by what its environment or its manifest says, which must be whole."""
+    if file.name == STANDS_ON:
+        return list(load_as(file, {"names": [inner_path]})["names"])
+    return list(of_result(read_manifest_file(file)))
 
 
 def _counted(path: Path) -> Iterator[Inode]:
@@ -373,12 +380,18 @@ def _forget(state: Path, known: Known) -> None:
 
 
 def _values(file: Path, key: str = "") -> list[str]:
+    """Return the names that a record holds, none where it is not what was written."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return [found[key]] if key else list(found)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return [load_as(file, {key: str})[key]] if key else list(load_as(file, [str]))
+    except (FileNotFoundError, ValueError):
         return []
 
 
 def _exists(names: Iterable[str], state: Path) -> bool:
-    return any((state / name).exists() for name in names)
+    return any(_is_there(state / name) for name in names)
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):  # of a name that no file can have
+        return path.exists()
+    return False

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mmstack.events import Waiting
 from mmstack.keys import digest
 from mmstack.run import interrupted, is_stopping
+from mmstack.shapes import load
 from mmstack.store import DISK_ERRORS
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _wheels(requirements: Iterable[LockedRequirement]) -> Iterator[str]:
 
 def _things(file: Path) -> list[str]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = load(file)
     except ValueError:
         return []
     return [str(item) for item in found] if isinstance(found, list) else []

@@ -128,7 +128,7 @@ def test_a_file_of_the_future_is_remembered(bench: Bench) -> None:
     assert bench.reads == reads
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"seen": 1}', "\0"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"seen": 1}', "\0", "[" * 5000])
 def test_a_damaged_record_is_no_record(bench: Bench, text: str) -> None:
     """The file is read again, and the record written over: one of a killed run is cut short."""
     (record,) = bench.root.iterdir()

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +19,9 @@ import pytest
 from mmstack import rebuild
 from mmstack.engine import Engine
 from mmstack.errors import UsageError
-from mmstack.events import Waiting
+from mmstack.events import RunEnded, Waiting
 from mmstack.model import Paths
+from mmstack.report import MANIFEST_NAME, to_manifest
 from mmstack.sweep import AGES, OURS, Limits, read_age, read_size, sweep
 from mmstack.toolchains.caches import SCCACHE
 from mmstack.uses import STANDS_ON, Uses, of_plan
@@ -36,6 +39,15 @@ if TYPE_CHECKING:
 NOW = 2_000_000_000.0
 DAY = AGES["d"]
 KEYS = [str(number) * 64 for number in range(10)]
+
+
+@cache
+def a_manifest() -> dict[str, Any]:
+    """Return the manifest of a run that made nothing."""
+    with TemporaryDirectory() as folder:
+        plan = Miniature(root=Path(folder)).write().plan()
+    ended = RunEnded(plan=plan, artifacts=(), verifications=(), seconds=1.0, error=None)
+    return dict(json.loads(json.dumps({**to_manifest(ended, plan), "cores": 1})))
 
 
 @dataclass
@@ -85,22 +97,30 @@ class Bench:
         commit: str = "",
     ) -> None:
         """Write the manifest of a result that stands on these."""
-        file = self.paths.dist / stack / "manifest.json"
-        file.parent.mkdir(parents=True)
+        manifest = a_manifest()
         layers = [
             {
+                **manifest["layers"][0],
                 "name": "ext",
                 "key": key,
                 "verify_key": "f" * 64,
                 "source": {
-                    "files": [{"sha256": item} for item in files],
-                    "packages": [{"sha256": item} for item in packages],
-                    "git": {"commit": commit} if commit else None,
+                    **manifest["layers"][0]["source"],
+                    "files": [{"filename": "x", "sha256": item} for item in files],
+                    "packages": [{"name": "x", "sha256": item} for item in packages],
+                    "git": {"url": "x", "commit": commit} if commit else None,
                 },
             }
             for key in keys
         ]
-        file.write_text(json.dumps({"layers": layers, "requirements": [{"sha256": list(wheels)}]}))
+        needs = [{"set": "run", "name": "x", "version": "1", "sha256": list(wheels)}]
+        self.say(stack, MANIFEST_NAME, json.dumps({**manifest, "layers": layers, "requirements": needs}))
+
+    def say(self, stack: str, name: str, text: str) -> None:
+        """Write what a result says of itself."""
+        file = self.paths.dist / stack / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
     def sweep(self, *, dry_run: bool = False, **limits: Any) -> Swept:  # noqa: ANN401 - the limits' own
         """Sweep at a known time."""
@@ -231,9 +251,7 @@ def test_what_is_installed_stays_whatever_was_built_after_it(bench: Bench) -> No
     """A later run that ended early leaves the environment as it was, and a manifest of its own."""
     installed, later = bench.artifact(KEYS[1], days=99), bench.artifact(KEYS[2], days=99)
     bench.result("mini", KEYS[2])
-    env = bench.paths.dist / "mini" / "env"
-    env.mkdir()
-    (env / STANDS_ON).write_text(json.dumps({"names": [f"artifacts/{KEYS[1]}"]}), encoding="utf-8")
+    bench.say("mini", f"env/{STANDS_ON}", json.dumps({"names": [f"artifacts/{KEYS[1]}"]}))
     assert set(kept(bench.sweep(max_size=0)).values()) == {"dist/mini stands on it"}
     assert installed.exists()
     assert later.exists()
@@ -247,14 +265,65 @@ def test_a_result_from_git_stands_on_the_repositories(bench: Bench) -> None:
     assert all(file.exists() for file in files)
 
 
-def test_a_result_that_cannot_be_read_ends_the_sweep(bench: Bench) -> None:
+DEEP = "[" * 5000
+
+
+@pytest.mark.parametrize("text", ["{", "", "[]", "\0", DEEP, '{"schema": 5}', '{"schema": 4, "layers": []}'])
+def test_a_result_whose_manifest_cannot_be_read_ends_the_sweep(bench: Bench, text: str) -> None:
     """Nothing goes while it is not known what is in use."""
     file = bench.artifact(KEYS[1], days=99)
+    bench.say("mini", MANIFEST_NAME, text)
+    with pytest.raises(UsageError, match="it is not known what that result stands on") as caught:
+        bench.sweep(max_size=0)
+    assert caught.value.why
+    assert caught.value.fix.endswith(f"remove {bench.paths.dist / 'mini'}")
+    assert file.exists()
+
+
+def test_a_manifest_that_lacks_what_a_result_stands_on_ends_the_sweep(bench: Bench) -> None:
+    """By the name of what it lacks."""
     bench.result("mini", KEYS[1])
-    (bench.paths.dist / "mini" / "manifest.json").write_text("{")
+    file = bench.paths.dist / "mini" / MANIFEST_NAME
+    file.write_text(file.read_text(encoding="utf-8").replace("verify_key", "verified"), encoding="utf-8")
+    with pytest.raises(UsageError, match="it is not known what that result stands on") as caught:
+        bench.sweep(max_size=0)
+    assert "layers[0].verify_key is not what it must be" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        DEEP,
+        "[]",
+        "{}",
+        f'{{"names": "artifacts/{KEYS[1]}"}}',  # letter by letter, none of which is in use
+        '{"names": 5}',
+        '{"names": {"artifacts": 1}}',
+        '{"names": [5]}',
+        '{"names": ["../../outside"]}',
+    ],
+)
+def test_an_environment_that_does_not_say_what_it_stands_on_ends_the_sweep(bench: Bench, text: str) -> None:
+    """The same."""
+    file = bench.artifact(KEYS[1], days=99)
+    bench.result("mini", KEYS[2])
+    bench.say("mini", f"env/{STANDS_ON}", text)
     with pytest.raises(UsageError, match="it is not known what that result stands on"):
         bench.sweep(max_size=0)
     assert file.exists()
+
+
+@pytest.mark.parametrize("text", ["{", DEEP, "5", '{"path": 5}', "[5]", '["\\u0000"]', json.dumps(["x" * 300])])
+def test_records_that_are_not_what_was_written_are_of_no_use(bench: Bench, text: str) -> None:
+    """Of who used what, and of what a file was like: what they tell of is not believed, and they go."""
+    file = bench.artifact(KEYS[1], days=9)
+    records = [bench.make("digests/1.json"), bench.make("uses/1.json")]
+    for record in records:
+        record.write_text(text, encoding="utf-8")
+    assert kept(bench.sweep()) == {f"artifacts/{KEYS[1]}": "may be of use"}
+    assert file.exists()
+    assert not any(record.exists() for record in records)
 
 
 def test_what_a_run_uses_stays(bench: Bench) -> None:
