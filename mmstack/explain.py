@@ -191,14 +191,25 @@ def _words(
     usual = flag_values(recipe, choices[name], {})
     for flag, value in said["flags"].items():
         if usual.get(flag) != value:
-            yield from ("--flag", shlex.quote(f"{name}.{flag}={value}"))
+            yield from ("--flag", _value(f"{name}.{flag}={value}"))
     if said["architectures"]:
-        yield from ("--arch", shlex.quote(",".join(said["architectures"])))
+        yield from ("--arch", _value(",".join(said["architectures"])))
     if said["toolkit"]:
-        yield from ("--toolkit", shlex.quote(said["toolkit"]["kind"]))
+        yield from ("--toolkit", _value(said["toolkit"]["kind"]))
     if said["linker"] and said["linker"]["name"] != "default":
-        yield from ("--linker", shlex.quote(said["linker"]["name"]))
+        yield from ("--linker", _value(said["linker"]["name"]))
     yield from ("--stop-after", "gate")
+
+
+def _value(text: str) -> str:
+    """Return what is said as the value of an option, which neither a shell nor the task takes for more.
+
+    Raises:
+        ValueError: the task would take it for another option.
+    """
+    if text.startswith("-"):
+        raise ValueError(f"{text!r} is no value of an option")
+    return shlex.quote(text)
 
 
 def _origins(said: Mapping[str, Any], choices: Mapping[str, LayerChoice]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from mmstack.errors import CommandError, DiskError, HostError, MmstackError, UsageError
 from mmstack.model import Compiler, CudaSupport, Gpu, Host, Installed, Interpreter
 from mmstack.run import run
-from mmstack.shapes import load, misfit, table_of
+from mmstack.shapes import load, maybe, misfit, table_of
 from mmstack.sources.places import expanded
 from mmstack.standalone import GPU_CHOICE, GPU_QUERY
 from mmstack.toolchains.architectures import parse_architecture
@@ -79,6 +79,13 @@ FACTS = {
     "include": _path,
     "platform": str,
     "markers": table_of(str),
+}
+HELD = {
+    "version": _version,
+    "digest": str,
+    "folders": [_path],
+    "cuda": maybe(lambda value: value == "" or _version(value)),
+    "architectures": [str],
 }
 
 
@@ -391,6 +398,8 @@ def find_installed(python: Path, script: Path) -> Installed:
     try:
         answer = run([python, "-E", script], env=os.environ, cwd=script.parent).output.splitlines()[-1]
         facts = json.loads(answer)
+        if where := misfit(facts, HELD):
+            raise ValueError(f"{where} is not what it must be")  # noqa: TRY301 - as what is no JSON at all
         support = None
         if facts["cuda"]:
             words = tuple(parse_architecture(word) for word in facts["architectures"])
@@ -416,7 +425,7 @@ def _unusable(facts: Mapping[str, Any]) -> tuple[str, str] | None:
         return "it is a free-threaded build, whose ABI the layers do not support", another
     if facts["debug"]:
         return "it is a debug build, whose ABI no release of the layers has", another
-    if not Path(facts["include"], "Python.h").is_file():
+    if not os.path.isfile(f"{facts['include']}/Python.h"):  # noqa: PTH113 - false for a name that no file can have
         headers = f"`apt-get install python{minor}-dev` or `dnf install python{minor}-devel`"
         return "its headers are missing: there is no Python.h", f"{another}; or install them: {headers}"
     return None

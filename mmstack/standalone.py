@@ -162,7 +162,12 @@ def check_files(bundle: Record, root: Path) -> None:
     except (KeyError, TypeError) as error:
         raise BundleError(EXIT_PIN, f"{DESCRIPTION} is none: {error}", ANEW) from error
     for name, wanted in named.items():
-        if not name.isprintable() or ".." in name.split("/") or name.startswith("/") or len(name) > LONGEST_NAME:
+        if (
+            not name.isprintable()
+            or ".." in name.split("/")
+            or name.startswith("/")
+            or len(name.encode()) > LONGEST_NAME
+        ):
             raise BundleError(EXIT_PIN, f"{DESCRIPTION} names {name!r}, which is no file of a bundle", ANEW)
         file = root / name
         found = file_digest(file) if file.is_file() else "nothing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,16 +14,16 @@ from mmstack import bill
 from mmstack.errors import NoBillError, PinError
 from mmstack.explain import explain
 from mmstack.keys import file_digest
-from mmstack.model import Installed, Request
-from tests.miniature import BIG, PINS, SMALL, Miniature
+from mmstack.model import Compiler, Installed, Linker, Request
+from tests.miniature import BIG, HOST, PINS, SMALL, Miniature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from mmstack.model import Plan
 
 METADATA = b"Metadata-Version: 2.4\nName: ext\nVersion: 2.0\nLicense-Expression: MIT\n"
+COMPILER = Compiler(cc=Path("gcc"), cxx=Path("g++"), version="g++ (Debian 12.2.0-14) 12.2.0")
 USUAL = "uv run invoke build-stack --stack mini --python 3.11 --stop-after gate"
 
 
@@ -148,6 +149,20 @@ def test_a_stack_whose_lock_is_to_be_written_is_a_doubt(mini: Miniature) -> None
     said = told(mini, document)
     assert "--stack aaa" in said["command"]
     assert "aaa.lock" in said["doubt"]
+
+
+@pytest.mark.parametrize("name", ["--offline", "-x"])
+def test_no_value_of_a_bill_becomes_an_option_of_the_command(mini: Miniature, name: str) -> None:
+    """Which is there to be typed."""
+    linker = Linker(kind="mold", version="mold 2.40.0")
+    compiler = replace(COMPILER, linker=linker)
+    document = of_wheel(mini.plan(host=replace(HOST, compiler=compiler), linker=linker), "ext")
+    assert "--linker mold" in told(mini, document)["command"]
+    (part,) = (item for item in document["components"] if item["name"] == "mold")
+    part["name"] = name
+    with pytest.raises(PinError, match="a bill that mmstack did not write") as caught:
+        told(mini, document)
+    assert f"{name!r} is no value of an option" in caught.value.why
 
 
 def test_a_bill_that_lacks_anything_is_refused_or_told(mini: Miniature) -> None:

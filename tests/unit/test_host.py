@@ -18,7 +18,18 @@ from packaging.tags import sys_tags
 
 from mmstack.envs import uv_path
 from mmstack.errors import DiskError, HostError, UsageError
-from mmstack.host import cores, describe, disk_free, find_compiler, find_gpus, find_python, glibc, look, memory
+from mmstack.host import (
+    cores,
+    describe,
+    disk_free,
+    find_compiler,
+    find_gpus,
+    find_installed,
+    find_python,
+    glibc,
+    look,
+    memory,
+)
 from mmstack.sweep import ASIDE
 
 if TYPE_CHECKING:
@@ -271,6 +282,7 @@ def test_a_path_that_is_no_program_is_refused(machine: Machine) -> None:
         ({"free_threaded": True}, "free-threaded"),
         ({"debug": True}, "debug build"),
         ({"include": "/nowhere"}, r"no Python\.h"),
+        ({"include": "/" + "x" * 300}, r"no Python\.h"),  # a name that no file can have
     ],
 )
 def test_pythons_that_cannot_be_built_for_are_refused_with_a_reason(
@@ -284,6 +296,44 @@ def test_pythons_that_cannot_be_built_for_are_refused_with_a_reason(
     machine.install(("3.11.7", path))
     with pytest.raises(HostError, match=reason):
         machine.find("3.11")
+
+
+HELD = {"version": "2.1", "cuda": "12.8", "architectures": ["9.0+PTX"], "digest": "1" * 64, "folders": ["/site"]}
+
+
+@pytest.mark.parametrize("without", ["", None])
+def test_what_a_python_holds_is_what_the_layer_s_script_says(machine: Machine, without: str | None) -> None:
+    """Its release, its files, and what GPUs it has code for, if any."""
+    python, script = machine.bin / "holder", machine.root / "installed.py"
+    machine.program(python.name, f"echo noise; echo '{json.dumps(HELD)}'")
+    found = find_installed(python, script)
+    assert (found.version, found.folders) == ("2.1", (Path("/site"),))
+    assert found.support
+    assert (found.support.version, *map(str, found.support.architectures)) == ("12.8", "9.0+PTX")
+    machine.program(python.name, f"echo '{json.dumps({**HELD, 'cuda': without})}'")
+    assert find_installed(python, script).support is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"version": 2},
+        {"version": "two"},
+        {"digest": None},
+        {"folders": "/site"},
+        {"folders": [1]},
+        {"cuda": 12.8},
+        {"cuda": "twelve"},
+        {"architectures": "9.0"},
+        {"architectures": ["hopper"]},
+    ],
+)
+def test_what_a_python_says_of_a_layer_in_another_way_is_refused(machine: Machine, facts: dict[str, Any]) -> None:
+    """The plan would be made by it."""
+    python = machine.program("holder", f"echo '{json.dumps({**HELD, **facts})}'")
+    with pytest.raises(HostError, match="does not hold this layer") as caught:
+        find_installed(python, machine.root / "installed.py")
+    assert caught.value.fix
 
 
 def test_an_unusable_python_does_not_hide_a_usable_one(machine: Machine) -> None:

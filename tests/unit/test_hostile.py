@@ -28,7 +28,7 @@ from mmstack.patches import is_applied
 from mmstack.report import SCHEMA, read_manifest
 from mmstack.sources.archive import unpack
 from mmstack.sources.places import expanded, redact, wheel_rank
-from mmstack.standalone import BundleError
+from mmstack.standalone import BundleError, check_files
 from mmstack.standalone import unpack as unpack_wheel
 from mmstack.store import Store
 from tests.miniature import Miniature
@@ -96,6 +96,12 @@ def test_a_wheel_of_a_bundle_that_is_damaged(tmp_path: Path) -> None:
     wheel.write_bytes(b"PK")
     with pytest.raises(BundleError, match="no sound wheel"):
         unpack_wheel(wheel, tmp_path)
+
+
+def test_a_bundle_that_names_an_impossible_file(tmp_path: Path) -> None:
+    """How long a name may be is reckoned in bytes."""
+    with pytest.raises(BundleError, match="which is no file of a bundle"):
+        check_files({"wheels": [], "suites": {"é" * 200: "0" * 64}}, tmp_path)
 
 
 def test_a_patch_for_an_impossible_name(tmp_path: Path) -> None:
