@@ -303,15 +303,35 @@ def _index(draw: DrawFn, items: Sequence[object]) -> int:
     return draw(st.integers(0, len(items) - 1))
 
 
+def encoded(document: Any) -> bytes:  # noqa: ANN401 - any document
+    """Return a document as a JSON file holds it."""
+    return json.dumps(document).encode()
+
+
 def json_bytes(valid: Any) -> SearchStrategy[bytes]:  # noqa: ANN401 - any document
-    """Return a strategy of what may stand in a JSON file instead of a document."""
-    return st.one_of(
-        mutated(valid, st.one_of(values, odd_floats)).map(lambda value: json.dumps(value).encode()),
-        values.map(lambda value: json.dumps(value).encode()),
+    """Return a strategy of what may stand in a JSON file instead of a document; most of it is nearly that document."""
+    return mostly(
+        mutated(valid, st.one_of(values, odd_floats)).map(encoded),
+        values.map(encoded),
         damaged(json.dumps(valid, indent=1).encode()),
         st.binary(max_size=40),
         st.sampled_from([b"", b"[" * 5000, b'{"a":' * 2000, b"\xff\xfe", b"null", b"1e400", b"9" * 5000]),
     )
+
+
+def by_parts(valid: Mapping[str, Any], **parts: Any) -> SearchStrategy[bytes]:  # noqa: ANN401 - any documents
+    """Return the same of a document of many parts: mostly these are changed, of what is given for each."""
+
+    def changed(part: str, whole: Any) -> SearchStrategy[bytes]:  # noqa: ANN401 - any document
+        return mutated(whole).map(lambda value: encoded({**valid, part: value}))
+
+    return mostly(st.one_of(*(changed(part, whole) for part, whole in parts.items())), json_bytes(valid))
+
+
+@st.composite
+def mostly(draw: DrawFn, most: SearchStrategy[Any], *others: SearchStrategy[Any]) -> Any:  # noqa: ANN401 - whatever they give
+    """Return what the first strategy gives, in two of three cases; `st.one_of` takes each of its own for one alone."""
+    return draw(most) if draw(st.integers(0, 2)) else draw(st.one_of(*others))
 
 
 @st.composite
@@ -326,7 +346,7 @@ def damaged(draw: DrawFn, valid: bytes) -> bytes:
         elif what == "cut":
             del body[at : at + draw(st.integers(1, 40))]
         elif what == "put":
-            body[at:at] = draw(st.one_of(st.binary(max_size=8), words.map(_encoded)))
+            body[at:at] = draw(st.one_of(st.binary(max_size=8), words.map(_utf8)))
         elif what == "twice":
             body[at:at] = body[at : at + draw(st.integers(1, 200))]
         elif what == "end":
@@ -363,7 +383,7 @@ def _with_word(draw: DrawFn, line: str) -> str:
     return line[:begin] + draw(texts) + line[end:]
 
 
-def _encoded(text: str) -> bytes:
+def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from contextlib import suppress
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +21,49 @@ from mmstack.console import Console
 from mmstack.dist import Dist
 from mmstack.errors import MmstackError
 from mmstack.events import Compiled, DownloadProgress, Edge, Notice, RunEnded, StepEnded, StepStarted, Waiting, ignore
-from mmstack.host import _facts, _installed, find_installed
+from mmstack.host import PROBE_ID, _installed, describe, find_installed
 from mmstack.model import Artifact, CheckResult, GpuCode, Verification
 from mmstack.report import read_manifest, render, to_manifest, to_markdown, write
-from mmstack.standalone import BundleError, check_files, read_bundle
-from mmstack.store import Store
+from mmstack.standalone import BundleError, bytes_digest, check_files, read_bundle
+from mmstack.store import Store, _sealed
 from mmstack.verify import read_results
-from tests.fuzz.cases import LONE, WORDS, contents, edited, fuzz, json_bytes, mutated, refusable, texts
-from tests.miniature import Miniature
+from tests.fuzz.cases import (
+    LONE,
+    WORDS,
+    by_parts,
+    contents,
+    edited,
+    encoded,
+    fuzz,
+    json_bytes,
+    mostly,
+    mutated,
+    odd_floats,
+    refusable,
+    texts,
+    values,
+)
+from tests.miniature import PINS, Miniature
 
 if TYPE_CHECKING:
-    from mmstack.model import Plan
+    from collections.abc import Callable, Mapping
+
+    from mmstack.model import Interpreter, Plan
+
+
+def checkout(root: Path) -> Miniature:
+    """Write a checkout whose middle layer is to be had from every kind of source; the upper one is built against it."""
+    mini = Miniature(root=root).write().pin_every_way()
+    mini.edit("pipelines/top/recipe.toml", "[build]\n", '[build]\nagainst = ["ext"]\n')
+    mini.lock(PINS)
+    return mini
 
 
 def _plan() -> Plan:
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - for this alone
 
     with TemporaryDirectory() as folder:
-        return Miniature(root=Path(folder)).write().plan()
+        return checkout(Path(folder)).plan()
 
 
 PLAN = _plan()
@@ -47,23 +73,27 @@ CHECKS = (
     CheckResult(name="a::d", outcome="not run", seconds=0.0, detail="no GPU"),
 )
 VERIFICATION = Verification(layer="ext", key="k" * 64, checks=CHECKS, seconds=1.0)
-ARTIFACT = Artifact(
-    layer="ext",
-    key="k" * 64,
-    path=Path("ext-2.0-py3-none-any.whl"),
-    sha256="0" * 64,
-    size=5,
-    seconds=1.5,
-    gates=("tag", "record"),
-    reproducible=True,
-    gpu_code=(GpuCode(module="ext/_x.so", target="sm_90", kernels=3),),
+WHEEL = b"wheel"
+ARTIFACTS = tuple(
+    Artifact(
+        layer=layer.name,
+        key=layer.key,
+        path=Path(f"{layer.name}-2.0-py3-none-any.whl"),
+        sha256=bytes_digest(WHEEL),
+        size=len(WHEEL),
+        seconds=1.5,
+        gates=("tag", "record"),
+        reproducible=True,
+        gpu_code=(GpuCode(module="ext/_x.so", target="sm_90", kernels=3),),
+    )
+    for layer in PLAN.layers
 )
 
 
 def _manifest() -> dict[str, Any]:
     ended = RunEnded(
         plan=PLAN,
-        artifacts=(ARTIFACT,),
+        artifacts=ARTIFACTS,
         verifications=(VERIFICATION,),
         seconds=9.0,
         error=MmstackError("it failed", why="because", fix="do so"),
@@ -74,7 +104,14 @@ def _manifest() -> dict[str, Any]:
     build = next(step for step in PLAN.steps if step.kind == "build")
     edges = {build.id: [Edge(output="a.o", started=1.0, ended=1.5), Edge(output="b.o", started=1.2, ended=1.9)]}
     return to_manifest(
-        ended, PLAN, steps=steps, edges=edges, warnings=("look out",), reproduce="uv run invoke", started=1.0
+        ended,
+        PLAN,
+        steps=steps,
+        edges=edges,
+        warnings=("look out",),
+        reproduce="uv run invoke",
+        options={"stack": "mini", "flag": ["ext.SPEED=O1"], "jobs": "2"},
+        started=1.0,
     )
 
 
@@ -87,25 +124,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files")
 
 
-@fuzz("manifests", body=json_bytes(MANIFEST))
+def use_manifest(folder: Path, body: bytes) -> list[str]:
+    """Give a manifest to all that read one, and return the names of the wheels that it is believed to name."""
+    (folder / "manifest.json").write_bytes(body)
+    (folder / "wheels").mkdir(exist_ok=True)
+    for artifact in ARTIFACTS:
+        (folder / "wheels" / artifact.filename).write_bytes(WHEEL)
+    manifest = read_manifest(folder)
+    write(folder, manifest)
+    to_markdown(manifest)
+    Console(stdout=io.StringIO(), stderr=io.StringIO(), verbose=True).summary(manifest)
+    dist = Dist(folder)
+    dist.made_layers(manifest)
+    return [wheel.path.name for wheel in dist.checked_wheels(manifest["artifacts"])]
+
+
+PARTS = {part: MANIFEST[part] for part in ("steps", "layers", "artifacts", "verifications")}
+
+
+@fuzz("manifests", body=by_parts(MANIFEST, **PARTS))
 def test_a_manifest_is_used_or_refused(folder: Path, body: bytes) -> None:
     """By all that read one: the page, the trace, the summaries, those who prove it again or bundle it."""
-    (folder / "manifest.json").write_bytes(body)
-    dist = Dist(folder)
     with refusable():
-        manifest = read_manifest(folder)
-        write(folder, manifest)
-        to_markdown(manifest)
-        Console(stdout=io.StringIO(), stderr=io.StringIO(), verbose=True).summary(manifest)
-        dist.made_layers(manifest)
-        dist.checked_wheels(manifest["artifacts"])
+        use_manifest(folder, body)
 
 
 RECORD = {
     "layer": "ext",
     "filename": "ext-2.0-py3-none-any.whl",
-    "sha256": "0" * 64,
-    "size": 5,
+    "sha256": bytes_digest(WHEEL),
+    "size": len(WHEEL),
     "seconds": 1.5,
     "gates": ["tag"],
     "reproducible": True,
@@ -114,32 +162,52 @@ RECORD = {
 VERIFIED = {"layer": "ext", "seconds": 1.0, "checks": [vars(check) for check in CHECKS]}
 
 
-@fuzz("records of artifacts", body=json_bytes(RECORD))
-def test_a_record_of_the_store_is_whole_or_nothing(folder: Path, body: bytes) -> None:
-    """And what is found lies in its own folder."""
+def records(valid: Mapping[str, Any]) -> st.SearchStrategy[bytes]:
+    """Return a strategy of what may stand in a record of the store; most are sealed, or nobody would read them."""
+    changed = mutated(valid, st.one_of(values, odd_floats))
+    sealed = changed.map(lambda value: encoded(_sealed(value) if isinstance(value, dict) else value))
+    return mostly(sealed, json_bytes(_sealed(valid)))
+
+
+def find_artifact(folder: Path, body: bytes) -> Artifact | None:
+    """Return the artifact that a store finds by a record."""
     place = folder / "artifacts" / "key"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "ext-2.0-py3-none-any.whl").write_bytes(b"wheel")
-    (folder / "secret").write_bytes(b"wheel")
+    (place / "ext-2.0-py3-none-any.whl").write_bytes(WHEEL)
+    (folder / "secret").write_bytes(WHEEL)
     (place / "artifact.json").write_bytes(body)
-    found = Store(folder, ignore).find("key")
+    return Store(folder, ignore).find("key")
+
+
+def find_verification(folder: Path, body: bytes) -> Verification | None:
+    """Return the result of a suite that a store finds by a record."""
+    (folder / "verified").mkdir(exist_ok=True)
+    (folder / "verified" / "key.json").write_bytes(body)
+    return Store(folder, ignore).find_verification("key")
+
+
+@fuzz("records of artifacts", body=records(RECORD))
+def test_a_record_of_the_store_is_whole_or_nothing(folder: Path, body: bytes) -> None:
+    """And what is found lies in its own folder."""
+    found = find_artifact(folder, body)
     if found is not None:
-        assert found.path.resolve().parent == place.resolve()
+        assert found.path.resolve().parent == (folder / "artifacts" / "key").resolve()
         to_manifest(RunEnded(plan=PLAN, artifacts=(found,), verifications=(), seconds=1.0, error=None), PLAN)
 
 
-@fuzz("records of verifications", body=json_bytes(VERIFIED))
+@fuzz("records of verifications", body=records(VERIFIED))
 def test_a_record_of_a_suite_is_whole_or_nothing(folder: Path, body: bytes) -> None:
     """And what is found can be told."""
-    (folder / "verified").mkdir(exist_ok=True)
-    (folder / "verified" / "key.json").write_bytes(body)
-    found = Store(folder, ignore).find_verification("key")
+    found = find_verification(folder, body)
     if found is not None:
         ended = RunEnded(plan=PLAN, artifacts=(), verifications=(found,), seconds=1.0, error=None)
         render({**to_manifest(ended, PLAN), "cores": 1})
 
 
-@fuzz("records of times", body=json_bytes({"a.o": 1.5, "b.o": 2, "*.cpp.o": 3}), text=texts)
+TIMES = {"a.o": 1.5, "b.o": 2, "*.cpp.o": 3}
+
+
+@fuzz("records of times", body=json_bytes(TIMES), text=texts)
 def test_remembered_times_help_or_do_not(folder: Path, body: bytes, text: str) -> None:
     """They only serve an estimate."""
     (folder / "timings.json").write_bytes(body)
@@ -197,50 +265,83 @@ def test_what_ninja_prints_is_progress_or_not(lines: list[str], dry: list[str]) 
             console(event)
 
 
-@fuzz("records of sources", share=0.5, body=json_bytes({"files": ["a.c", "gone.c"], "key": ""}))
-def test_only_what_is_in_a_tree_is_removed_from_it(folder: Path, body: bytes) -> None:
-    """Whatever the record of its sources says."""
+SOURCES = {"files": ["a.c", "gone.c"], "key": ""}
+
+
+def renewed(folder: Path, body: bytes) -> dict[str, bytes | str | None]:
+    """Renew a tree that has a record of its sources, and return what is there then."""
     base = folder / "settle"
     for name, text in (("new/a.c", "1"), ("tree/a.c", "0"), ("tree/gone.c", "0"), ("outside", "x"), ("x", "y")):
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text(text, encoding="utf-8")
     (base / "sources.json").write_bytes(body)
     renew(base / "new", base / "tree", "key")
-    here = contents(base)
+    return contents(base)
+
+
+@fuzz("records of sources", share=0.5, body=json_bytes(SOURCES))
+def test_only_what_is_in_a_tree_is_removed_from_it(folder: Path, body: bytes) -> None:
+    """Whatever the record of its sources says."""
+    here = renewed(folder, body)
     assert (here["outside"], here["x"], here["tree/a.c"]) == (b"x", b"y", b"1")
 
 
-PROBED = {"executable": "/bin/true", "version": "3.11.7", "implementation": "cpython", "free_threaded": False}
-PROBED |= {"debug": False, "platform": "linux-x86_64", "include": "/x", "markers": {"python_version": "3.11"}}
+PROGRAM = Path("/bin/true")
+HEADERS = "/headers"  # stands for the folder that has some
+PROBED = {"executable": str(PROGRAM), "version": "3.11.7", "implementation": "cpython", "free_threaded": False}
+PROBED |= {"debug": False, "platform": "linux-x86_64", "include": HEADERS, "markers": {"python_version": "3.11"}}
+STAMP = [PROBE_ID, str(PROGRAM.resolve()), PROGRAM.stat().st_mtime_ns, PROGRAM.stat().st_size]
+KNOWN = {str(PROGRAM): {"stamp": STAMP, "facts": {**PROBED, "version": "3.11.6"}}}
+HELD = {"version": "2.0.1", "cuda": "13.0", "architectures": ["9.0"], "digest": "1" * 64, "folders": ["/site"]}
 
 
-@fuzz(
-    "answers of Pythons",
-    share=0.5,
-    body=json_bytes(PROBED),
-    known=json_bytes({"/bin/true": {"stamp": [], "facts": PROBED}}),
-)
+def line(body: bytes) -> str:
+    """Return it as a program prints it that answers in one line."""
+    return body.decode("utf-8", "replace").replace("\n", " ")
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let every program say the same."""
+    return lambda said: monkeypatch.setattr(
+        "mmstack.host.run", lambda *_words, **_more: type("Said", (), {"output": said})
+    )
+
+
+def ask_python(folder: Path, known: bytes) -> Interpreter:
+    """Return what is understood of a Python, of which something may be remembered."""
+    (folder / "Python.h").touch()
+    (folder / "pythons.json").write_bytes(known.replace(HEADERS.encode(), bytes(folder)))
+    return describe(PROGRAM, cache=folder / "pythons.json")
+
+
+@fuzz("answers of Pythons", share=0.5, body=json_bytes(PROBED), known=json_bytes(KNOWN))
 def test_what_a_python_says_of_itself_is_understood_or_refused(
-    folder: Path, body: bytes, known: bytes, monkeypatch: pytest.MonkeyPatch
+    folder: Path, body: bytes, known: bytes, answer: Callable[[str], None]
 ) -> None:
-    """Be it a Python or not."""
-    said = body.decode("utf-8", "replace")
-    monkeypatch.setattr("mmstack.host.run", lambda *_words, **_more: type("Said", (), {"output": said}))
-    (folder / "pythons.json").write_bytes(known)
+    """Be it a Python or not; and so is what is remembered of it."""
+    answer(line(body).replace(HEADERS, str(folder)))
     with refusable():
-        _facts(Path("/bin/true"), folder / "pythons.json")
+        ask_python(folder, known)
+
+
+@fuzz("answers of layers' scripts", share=0.5, body=json_bytes(HELD))
+def test_what_a_python_holds_is_understood_or_refused(folder: Path, body: bytes, answer: Callable[[str], None]) -> None:
+    """By a script that a foreign Python runs."""
+    answer(line(body))
     with refusable():
-        find_installed(Path("/bin/true"), folder / "installed.py")
+        held = find_installed(PROGRAM, folder / "installed.py")
+        assert isinstance(held.version, str)
+        assert isinstance(held.digest, str)
 
 
 LISTING = [{"path": "/bin/true", "version": "3.11.7"}, {"path": None, "version": "3.12.1"}]
 
 
 @fuzz("lists of Pythons", share=0.5, body=json_bytes(LISTING))
-def test_what_uv_lists_is_understood(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_uv_lists_is_understood(body: bytes, answer: Callable[[str], None]) -> None:
     """What it says in another way is left out."""
-    said = body.decode("utf-8", "replace").replace("\n", " ")
-    monkeypatch.setattr("mmstack.host.run", lambda *_words, **_more: type("Said", (), {"output": said}))
+    answer(line(body))
     assert all(isinstance(path, Path) for _version, path in _installed(Path("uv"), "3.11"))
 
 
@@ -277,17 +378,24 @@ def test_a_suite_s_results_are_read_or_not(folder: Path, text: str) -> None:
 
 BUNDLE = {
     "schema": 1,
-    "wheels": [{"filename": "a.whl", "sha256": "0" * 64, "set": "layer", "layer": "x"}],
-    "suites": {"suites/a.py": "0" * 64},
+    "wheels": [{"filename": "a.whl", "sha256": bytes_digest(WHEEL), "set": "layer", "layer": "x"}],
+    "suites": {"suites/a.py": bytes_digest(b"")},
 }
+
+
+def check_bundle(folder: Path, body: bytes) -> None:
+    """Hold a bundle's files against what it says of itself."""
+    for name, content in (("bundle.json", body), ("wheels/a.whl", WHEEL), ("suites/a.py", b"")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    check_files(read_bundle(folder), folder)
 
 
 @fuzz("bundles", body=json_bytes(BUNDLE))
 def test_a_bundle_says_what_it_is_or_is_refused(folder: Path, body: bytes) -> None:
     """By the program in it, which has no classes of ours."""
-    (folder / "bundle.json").write_bytes(body)
     with suppress(BundleError):
-        check_files(read_bundle(folder), folder)
+        check_bundle(folder, body)
 
 
 PAYLOADS = (
@@ -444,3 +552,32 @@ def test_a_manifest_that_is_no_manifest_draws_no_page(manifest: Any) -> None:  #
     with refusable():
         if isinstance(manifest, dict):
             render(manifest)
+
+
+def test_the_records_are_taken_as_they_are(folder: Path) -> None:
+    """What is changed above is valid before: of a document that is refused unread, no change could find anything."""
+    assert use_manifest(folder, encoded(MANIFEST)) == [artifact.filename for artifact in ARTIFACTS]
+    found = find_artifact(folder, encoded(_sealed(RECORD)))
+    assert found
+    assert found.gpu_code == (GpuCode(module="m", target="sm_90", kernels=1),)
+    assert find_verification(folder, encoded(_sealed(VERIFIED))) == replace(VERIFICATION, key="key")
+    (folder / "weights.json").write_bytes(encoded(TIMES))
+    assert progress.recipe_weights(folder) == TIMES
+    assert progress._remembered(folder / "weights.json") == TIMES  # noqa: SLF001 - as above
+    assert "tree/gone.c" not in renewed(folder, encoded(SOURCES))
+    check_bundle(folder, encoded(BUNDLE))
+
+
+def test_what_others_say_is_taken_as_it_is(folder: Path, answer: Callable[[str], None]) -> None:
+    """And so is what is remembered of it, before it is asked for."""
+    answer(json.dumps(PROBED).replace(HEADERS, str(folder)))
+    assert ask_python(folder, b"").version == "3.11.7"
+    assert ask_python(folder, encoded(KNOWN)).version == "3.11.6"
+    answer(json.dumps(HELD))
+    assert find_installed(PROGRAM, folder / "installed.py").version == "2.0.1"
+    answer(json.dumps(LISTING))
+    assert _installed(Path("uv"), "3.11") == [("3.11.7", PROGRAM)]
+    (folder / ".ninja_log").write_text(NINJA, encoding="utf-8")
+    assert len(progress.recorded(folder / ".ninja_log")) == 4
+    (folder / "results.xml").write_text(JUNIT, encoding="utf-8")
+    assert [check.outcome for check in read_results(folder / "results.xml")] == ["failed", "not run"]
