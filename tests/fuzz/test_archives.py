@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import gzip
+import hashlib
 import io
+import lzma
 import os
 import stat
+import subprocess
 import sys
 import tarfile
 import warnings
@@ -28,9 +33,11 @@ from mmstack.sources.places import wheel_rank
 from mmstack.standalone import BundleError
 from mmstack.standalone import unpack as unpack_wheel
 from mmstack.toolchains.redist import merge
-from tests.fuzz.cases import contents, damaged, edited, fuzz, refusable, texts
+from tests.fuzz.cases import contents, damaged, edited, fuzz, mostly, refusable, texts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from hypothesis.strategies import DrawFn
 
 TOP = "demo-1.0"
@@ -185,8 +192,6 @@ def test_an_archive_is_unpacked_or_refused(archive: tuple[str, bytes]) -> None:
 @fuzz("toolkit archives", share=0.2, bodies=st.lists(TARS, min_size=1, max_size=2))
 def test_archives_are_merged_or_refused(bodies: list[bytes]) -> None:
     """Into one toolkit, one over the other."""
-    import lzma  # noqa: PLC0415 - for this alone
-
     with TemporaryDirectory() as name:
         base = Path(name)
         files = [base / f"c{number}-linux-x86_64-1-archive.tar.xz" for number in range(len(bodies))]
@@ -214,7 +219,37 @@ PURE = Expected(rules=RULES, project="my-pkg", version="1.0", interpreter=INTERP
 NATIVE_RULES = replace(PURE, rules=replace(RULES, wheel="platform", extensions=("pkg/_ext*.so",)))
 METADATA = "Metadata-Version: 2.1\nName: my-pkg\nVersion: 1.0\nRequires-Dist: some_thing>=1\nLicense: x\n\ntext\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-RECORD = "pkg/__init__.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\nmy_pkg-1.0.dist-info/RECORD,,\n"
+INFO = "my_pkg-1.0.dist-info"
+PURE_FILES = {"pkg/__init__.py": b"", f"{INFO}/METADATA": METADATA.encode(), f"{INFO}/WHEEL": WHEEL.encode()}
+
+
+def _module() -> bytes:
+    with TemporaryDirectory() as name:
+        target = Path(name) / "m.so"
+        words = ["gcc", "-shared", "-fPIC", "-s", "-x", "c", "-", "-o", str(target)]
+        subprocess.run(words, input=b"int f(int a) { return a; }", check=True)
+        return target.read_bytes()
+
+
+NATIVE_FILES = {
+    **PURE_FILES,
+    "pkg/_ext.so": _module(),
+    f"{INFO}/WHEEL": WHEEL.replace("py3-none-any", str(NATIVE)).encode(),
+}
+
+
+def listed(files: Iterable[tuple[str, bytes]]) -> str:
+    """Return the RECORD of a wheel with these files."""
+    stream = io.StringIO()
+    rows = csv.writer(stream, lineterminator="\n")
+    for name, body in files:
+        digest = base64.urlsafe_b64encode(hashlib.sha256(body).digest()).rstrip(b"=").decode()
+        rows.writerow((name, f"sha256={digest}", len(body)))
+    rows.writerow((f"{INFO}/RECORD", "", ""))
+    return stream.getvalue()
+
+
+RECORD = listed(PURE_FILES.items())
 BOMB = "py2.py3" + ".x" * 3000
 WHEEL_TEXTS = {
     "METADATA": st.one_of(edited(METADATA), texts, st.just(METADATA + "Requires-Dist: a; " + "(" * 3000)),
@@ -242,40 +277,65 @@ MEMBERS = st.one_of(
     texts,
     texts.map(lambda text: f"pkg/{text}.so"),
 )
+NAME = "my_pkg-1.0-py3-none-any.whl"
 FILENAMES = st.one_of(
-    st.just("my_pkg-1.0-py3-none-any.whl"),
     st.sampled_from(["my_pkg-1.0-1-py3-none-any.whl", "my_pkg-é-py3-none-any.whl", "x.whl", "my_pkg-1.0+l-a-b-c.whl"]),
-    edited("my_pkg-1.0-py3-none-any.whl").map(
-        lambda text: text.replace("/", "_").replace("\0", "_").strip()[:200] or "w"
-    ),
-)
+    edited(NAME).map(lambda text: text.replace("/", "_").replace("\0", "_").strip()[:200] or "w"),
+).filter(lambda name: name not in {".", ".."} and len(name.encode("utf-8", "replace")) < 256)
+
+
+def written(files: Iterable[tuple[str, bytes, int]]) -> bytes:
+    """Return an archive with these files, each with its mode."""
+    stream = io.BytesIO()
+    warnings.simplefilter("ignore")  # pytest takes the filters back: zipfile warns of names that are there twice
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body, mode in files:
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.external_attr = mode << 16
+            archive.writestr(info, body)
+    return stream.getvalue()
+
+
+def honest(files: Mapping[str, bytes]) -> bytes:
+    """Return a wheel in which nothing is wrong."""
+    record = listed(files.items()).encode()
+    return written((name, body, 0) for name, body in {**files, f"{INFO}/RECORD": record}.items())
 
 
 @st.composite
-def wheels(draw: DrawFn) -> tuple[str, bytes]:
-    """Return a wheel that is wrong somewhere."""
-    stream = io.BytesIO()
-    warnings.simplefilter("ignore")  # pytest takes the filters back: zipfile warns of names that are there twice
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, valid in (("METADATA", METADATA), ("WHEEL", WHEEL), ("RECORD", RECORD)):
-            text = draw(WHEEL_TEXTS[name]) if draw(st.booleans()) else valid
-            if draw(st.integers(0, 9)):
-                packed.writestr(f"my_pkg-1.0.dist-info/{name}", text.encode("utf-8", "surrogatepass"))
-        for _ in range(draw(st.integers(0, 3))):
-            info = zipfile.ZipInfo(draw(MEMBERS)[:300] or "x", (1980, 1, 1, 0, 0, 0))
-            info.external_attr = draw(st.sampled_from([0, stat.S_IFLNK << 16, stat.S_IFREG << 16]))
-            packed.writestr(info, draw(st.sampled_from([b"", b"\x7fELF", b"\x7fELF\x02\x01\x01" + b"\0" * 57])))
-    body = stream.getvalue()
+def wheels(draw: DrawFn, name: str = NAME, whole: Mapping[str, bytes] = PURE_FILES) -> tuple[str, bytes]:
+    """Return a wheel that is wrong somewhere; of all else its RECORD says what is so, or nobody would look further."""
+    files = [(file, body, 0) for file, body in whole.items() if draw(st.integers(0, 19))]
+    for text in ("METADATA", "WHEEL"):
+        if draw(st.integers(0, 2)) == 0:
+            body = draw(WHEEL_TEXTS[text]).encode("utf-8", "surrogatepass")
+            files = [(file, body if file == f"{INFO}/{text}" else old, mode) for file, old, mode in files]
+    for _ in range(draw(st.integers(0, 2))):
+        body = draw(st.sampled_from([b"", b"\x7fELF", b"\x7fELF\x02\x01\x01" + b"\0" * 57]))
+        files.append((draw(MEMBERS)[:300] or "x", body, draw(st.sampled_from([0, stat.S_IFLNK, stat.S_IFREG]))))
+    record = draw(WHEEL_TEXTS["RECORD"]) if draw(st.integers(0, 3)) == 0 else listed((f, body) for f, body, _ in files)
+    if draw(st.integers(0, 19)):
+        files.append((f"{INFO}/RECORD", record.encode("utf-8", "surrogatepass"), 0))
+    archive = written(files)
     if draw(st.integers(0, 3)) == 0:
-        body = draw(damaged(body))
-    return draw(
-        FILENAMES.filter(lambda name: name not in {".", ".."} and len(name.encode("utf-8", "replace")) < 256)
-    ), body
+        archive = draw(damaged(archive))
+    return draw(FILENAMES) if draw(st.integers(0, 3)) == 0 else name, archive
 
 
-@fuzz("wheels (gates)", share=2, wheel=wheels(), expected=st.sampled_from([PURE, PURE, NATIVE_RULES]))
-def test_a_wheel_passes_or_is_refused(wheel: tuple[str, bytes], expected: Expected) -> None:
+NATIVE_NAME = f"my_pkg-1.0-{NATIVE}.whl"
+
+
+@fuzz(
+    "wheels (gates)",
+    share=2,
+    case=mostly(
+        st.tuples(wheels(), st.just(PURE)),
+        st.tuples(wheels(NATIVE_NAME, NATIVE_FILES), st.just(NATIVE_RULES)),
+    ),
+)
+def test_a_wheel_passes_or_is_refused(case: tuple[tuple[str, bytes], Expected]) -> None:
     """Whatever is in it: names, links, metadata, tags, RECORD, modules; and nothing of it gets out."""
+    wheel, expected = case
     with TemporaryDirectory() as name:
         base = Path(name)
         (base / "scratch").mkdir()
@@ -294,7 +354,7 @@ def test_a_bundle_s_wheel_is_unpacked_or_refused(wheel: tuple[str, bytes]) -> No
     with TemporaryDirectory() as name:
         base = Path(name)
         (base / "site").mkdir()
-        file = base / "my_pkg-1.0-py3-none-any.whl"
+        file = base / NAME
         file.write_bytes(wheel[1])
         before = contents(base)
         with suppress(BundleError, OSError):  # a name that no file can have ends that program with 3
@@ -306,8 +366,34 @@ def test_a_bundle_s_wheel_is_unpacked_or_refused(wheel: tuple[str, bytes]) -> No
             _required([file], INTERPRETER)
 
 
-@fuzz("wheel file names", share=2, name=st.one_of(FILENAMES, texts, st.just(f"runtime-1-{BOMB}-{BOMB}-{BOMB}.whl")))
+@fuzz(
+    "wheel file names",
+    share=2,
+    name=st.one_of(st.just(NAME), FILENAMES, texts, st.just(f"runtime-1-{BOMB}-{BOMB}-{BOMB}.whl")),
+)
 def test_a_wheel_s_name_serves_or_not(name: str) -> None:
     """An index may list files by any name."""
     wanted = LockedRequirement(name="my-pkg", version="1.0", sha256=("0" * 64,))
     assert wheel_rank(name, wanted, {"py3-none-any": 0}) in {None, (0, 0), (0, -1)}
+
+
+def test_the_archives_are_taken_as_they_are(tmp_path: Path) -> None:
+    """What is changed above is valid before: of an archive that is refused unread, no change could find anything."""
+    for kind, body in ((".tar.gz", gzip.compress(_honest_tar(), 1)), (".zip", _honest_zip())):
+        (tmp_path / f"a{kind}").write_bytes(body)
+        assert unpack(tmp_path / f"a{kind}", tmp_path / kind).name == TOP
+    part = tmp_path / "c-linux-x86_64-1-archive.tar.xz"
+    part.write_bytes(lzma.compress(_honest_tar(), preset=0))
+    assert (merge([part], tmp_path / "into") / "licenses" / "c" / "a").is_file()
+
+
+def test_the_wheels_pass_as_they_are(tmp_path: Path) -> None:
+    """All gates, and into a bundle."""
+    for name, files, expected in ((NAME, PURE_FILES, PURE), (NATIVE_NAME, NATIVE_FILES, NATIVE_RULES)):
+        (tmp_path / name).write_bytes(honest(files))
+        assert {"tag", "metadata", "record"} <= set(check_wheel(tmp_path / name, expected).gates)
+        unpack_wheel(tmp_path / name, tmp_path / "site")
+        assert _required([tmp_path / name], INTERPRETER) == {"some-thing"}
+    assert (tmp_path / "site" / "pkg" / "_ext.so").is_file()
+    wanted = LockedRequirement(name="my-pkg", version="1.0", sha256=("0" * 64,))
+    assert wheel_rank(NAME, wanted, {"py3-none-any": 0}) == (0, 0)

@@ -28,7 +28,7 @@ from tests.fuzz.cases import WORDS, damaged, edited, fuzz, refusable, texts, wor
 from tests.miniature import HOST, Miniature
 
 if TYPE_CHECKING:
-    from mmstack.model import CudaRelease
+    from mmstack.model import CudaRelease, Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 SINGLE = sorted(
@@ -52,16 +52,16 @@ PAIRS = st.lists(
     ),
     max_size=3,
 )
-TYPED = st.fixed_dictionaries(
-    {},
-    optional={
-        **{name: st.one_of(st.sampled_from(GOOD[name]), texts) for name in SINGLE},
-        "index_only": st.booleans(),
-        "source": PAIRS,
-        "flag": PAIRS,
-        "without": st.lists(st.one_of(st.sampled_from(["top", "base"]), texts), max_size=2),
-    },
-)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    **{name: st.one_of(st.sampled_from(GOOD[name]), texts) for name in SINGLE},
+    "index_only": st.booleans(),
+    "source": PAIRS,
+    "flag": PAIRS,
+    "without": st.lists(st.one_of(st.sampled_from(["top", "base"]), texts), max_size=2),
+}
+PAIR = st.sampled_from(sorted(VALUES)).flatmap(lambda name: st.tuples(st.just(name), VALUES[name]))
+# few at a time: of many, one is soon refused, and none of the others read
+TYPED = st.one_of(st.lists(PAIR, max_size=3).map(dict), st.fixed_dictionaries({}, optional=VALUES))
 ADDRESSES = st.one_of(
     words,
     st.text(max_size=30),
@@ -97,10 +97,15 @@ def test_options_are_understood_or_refused(mini: Miniature, typed: dict[str, Any
     assert "pass@" not in " ".join(Options(**shown_again).words())
     options.words()
     with refusable():
-        request = options.request()
-        select(request, mini.catalog)
-        choose_python(mini.catalog.stack("mini"), HOST)
-        mini.plan(request, host=HOST)
+        planned(mini, options)
+
+
+def planned(mini: Miniature, options: Options) -> Plan:
+    """Return the plan of what is asked for."""
+    request = options.request()
+    select(request, mini.catalog)
+    choose_python(mini.catalog.stack("mini"), HOST)
+    return mini.plan(request, host=HOST)
 
 
 @fuzz(
@@ -179,7 +184,7 @@ def test_a_file_of_mirrors_is_understood_or_refused(folder: Path, body: bytes, u
     assert not any("//user:pass@" in str(error) for error in refused)
 
 
-@fuzz("--compiler-cache", share=0.5, wish=texts)
+@fuzz("--compiler-cache", share=0.5, wish=st.one_of(st.sampled_from(["auto", "ccache", "sccache", "none"]), texts))
 def test_a_compiler_cache_is_known_or_refused(wish: str) -> None:
     """Whatever is called one."""
     with refusable():
@@ -218,3 +223,35 @@ def test_a_command_line_is_understood_or_refused(line: list[str], capsys: pytest
     said = capsys.readouterr()
     assert json.loads(said.out)["error"]["code"] == 2 if "--json" in line and said.out else said.out == ""
     assert "Traceback" not in said.err
+
+
+TAKEN = [
+    *({name: value} for name in ("stack", "python", "mirror", "linker", "jobs") for value in GOOD[name]),
+    {"cuda": "cpu"},
+    *({"source": [pair]} for pair in ("ext=wheel", "ext=sdist", "ext=path:/x", "ext=source")),
+    {"flag": ["ext.SPEED=O1"]},
+    {"without": ["top"]},
+]
+
+
+@pytest.mark.parametrize("typed", TAKEN, ids=str)
+def test_the_options_are_taken_as_they_are(mini: Miniature, typed: dict[str, Any]) -> None:
+    """What is changed above is valid before; this stack is for CPUs, and others have tests of their own."""
+    assert planned(mini, Options(**typed)).layers
+
+
+def test_the_values_are_taken_as_they_are(release: CudaRelease, folder: Path) -> None:
+    """Architectures, toolkits, mirrors and caches."""
+    found = choose(
+        ["9.0", "12.0+PTX"], default=(), release=release, releases=[release], offered=(), supports={}, gpus=()
+    )
+    assert cmake_words(found) == "90-real;120-real;120-virtual"
+    for wish in ("auto", "wheels", "redist", "redist:/x"):
+        assert choose_toolkit(wish, release, (), {"PATH": ""})
+    for text in GOOD["mirror"]:
+        assert read_mirror(text).rewrite("https://github.com/a/b.git") == f"{text}/a/b.git"
+    (folder / "mirrors").write_text(RULES, encoding="utf-8")
+    ours = read_mirror(str(folder / "mirrors"))
+    assert ours.rewrite("https://github.com/a/b.git") == "https://user:pass@mirror.test/gh/a/b.git"
+    assert choose_cache("sccache", {"PATH": ""})
+    assert choose_cache("none", {"PATH": ""}) is None

@@ -117,17 +117,22 @@ def lay_out(base: Path) -> Path:
     return tree
 
 
+def written(base: Path, body: bytes) -> Patch:
+    """Return a patch of these bytes."""
+    file = base / "0001-x.patch"
+    file.write_bytes(body)
+    return Patch(
+        id="x", project="p", file=file, sha256="", versions="", reason="", upstream="", retire_when="", when={}
+    )
+
+
 @fuzz("patches", share=3, body=BODIES)
 def test_a_patch_is_applied_or_refused(body: bytes) -> None:
     """Whole or not at all, and never to what is outside the tree or behind a link."""
     with TemporaryDirectory() as name:
         base = Path(name)
         tree = lay_out(base)
-        file = base / "0001-x.patch"
-        file.write_bytes(body)
-        patch = Patch(
-            id="x", project="p", file=file, sha256="", versions="", reason="", upstream="", retire_when="", when={}
-        )
+        patch = written(base, body)
         before = contents(base)
         try:
             with refusable() as refused:
@@ -143,3 +148,13 @@ def test_a_patch_is_applied_or_refused(body: bytes) -> None:
             assert not any(os.path.islink(base / path) for path in changed)  # noqa: PTH114 - also what loops
         finally:
             shutil.rmtree(base / "tree", ignore_errors=True)
+
+
+def test_the_patch_applies_as_it_is(tmp_path: Path) -> None:
+    """What is changed above is valid before: of a patch that is refused unread, no change could find anything."""
+    tree, patch = lay_out(tmp_path), written(tmp_path, VALID.encode())
+    assert not is_applied(patch, tree)
+    apply(patch, tree)
+    assert is_applied(patch, tree)
+    assert (tree / "sub" / "new.c").read_text(encoding="utf-8") == "int b;\nint c;"
+    assert not (tree / "sub" / "old.c").exists()

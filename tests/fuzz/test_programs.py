@@ -21,7 +21,7 @@ from mmstack.sources.download import Downloads
 from mmstack.toolchains.architectures import parse_architecture
 from mmstack.toolchains.cubins import GpuContents, Listing, check_code, summary
 from mmstack.toolchains.redist import components
-from tests.fuzz.cases import damaged, edited, fuzz, json_bytes, refusable, texts
+from tests.fuzz.cases import damaged, edited, encoded, fuzz, json_bytes, refusable, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,16 +94,21 @@ PTX = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry _Z6kernelP
 def test_a_listing_of_gpu_code_is_read_or_refused(text: str, ptx: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `read_code` reads it, by whom its errors become a gate's."""
     monkeypatch.setattr("mmstack.toolchains.cubins.shutil.which", lambda _name: None)
-    listing = Listing()
     try:
-        for line in text.splitlines():
-            listing.take(line)
-        listing.take_ptx(ptx.splitlines())
+        found = contents_of(text, ptx)
     except ValueError:
         return
-    found = GpuContents(kernels=listing.kernels)
     list(check_code(found, [parse_architecture("9.0+PTX")]))
     summary(found, "m")
+
+
+def contents_of(text: str, ptx: str) -> GpuContents:
+    """Return the GPU code that a listing and a module's PTX tell of."""
+    listing = Listing()
+    for line in text.splitlines():
+        listing.take(line)
+    listing.take_ptx(ptx.splitlines())
+    return GpuContents(kernels=listing.kernels)
 
 
 REDIST = {
@@ -194,23 +199,29 @@ def test_what_apt_says_is_understood_or_refused(
     folder: Path, records: str, simulated: str | None, update: str | None
 ) -> None:
     """Its lists come from a mirror, and its words from another program."""
+    with refusable():
+        for package in archive(folder, records, simulated, update).resolve(PIN):
+            assert package.sha256
+
+
+def archive(folder: Path, records: str, simulated: str | None, update: str | None) -> Archive:
+    """Return an archive whose programs say this."""
     (folder / "apt").mkdir(exist_ok=True)
-    archive = Archive(
+    made = Archive(
         root=folder / "apt",
         downloads=Downloads(folder / "downloads"),
         listener=ignore,
         home=folder,
         environ={},
     )
-    archive.says = {"cache": records, "get": simulated, "update": update}
-    with refusable():
-        for package in archive.resolve(PIN):
-            assert package.sha256
+    made.says = {"cache": records, "get": simulated, "update": update}
+    return made
 
 
-@fuzz(
-    "sources of apt", share=0.5, text=edited("Types: deb\nURIs: http://h/\n\ndeb [arch=amd64] http://h stable main\n")
-)
+APT_SOURCES = "Types: deb\nURIs: http://h/\n\ndeb [arch=amd64] http://h stable main\n"
+
+
+@fuzz("sources of apt", share=0.5, text=edited(APT_SOURCES))
 def test_sources_of_apt_are_taken_over(text: str) -> None:
     """Whatever a machine's administrator has written there."""
     for suffix in (".list", ".sources"):
@@ -291,3 +302,29 @@ def _questions(file: Path, module: elf.Module | None) -> Sequence[Callable[[], o
             lambda: loader.scope(module),
         ]
     return questions
+
+
+def test_what_programs_say_is_taken_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is changed above is valid before: of a document that is refused unread, no change could find anything."""
+    assert "'x' was not declared in this scope" in first_error(LOG.splitlines())
+    monkeypatch.setattr("mmstack.toolchains.cubins.shutil.which", lambda _name: None)
+    assert set(contents_of(LISTED, PTX).kernels) == {"sm_90", "compute_90"}
+    (folder / "redistrib.json").write_bytes(encoded(REDIST))
+    assert [offer.size for offer in components(folder / "redistrib.json", TOOLKIT, "x86_64")] == [5, 6]
+    (package,) = archive(folder, STANZA, SIMULATED, APT).resolve(PIN)
+    assert package.name == "libdemo-dev"
+    assert "deb-src [arch=amd64] http://h stable main" in distro._with_sources(APT_SOURCES, ".list")  # noqa: SLF001 - as above
+    assert "Types: deb deb-src" in distro._with_sources(APT_SOURCES, ".sources")  # noqa: SLF001 - as above
+
+
+def test_the_module_is_read_as_it_is(folder: Path) -> None:
+    """By all who ask something of it."""
+    file = folder / "m.so"
+    file.write_bytes(MODULE)
+    module = elf.read_module(file)
+    assert module
+    assert (module.soname, module.run_paths) == ("m.so", ("$ORIGIN/x",))
+    assert elf.defined_symbols(file, ["f", "hook", "g"]) == {"f", "hook"}
+    assert elf.undefined_symbols(module) == {"other"}
+    for ask in _questions(file, module):
+        ask()

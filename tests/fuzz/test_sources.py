@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,14 +23,16 @@ from mmstack.sources.index import Index
 from mmstack.sources.mirrors import Mirror, fault
 from mmstack.sources.settings import IndexSettings, load_settings
 from mmstack.sources.web import Web
-from tests.fuzz.cases import contents, damaged, edited, fuzz, json_bytes, mutated, refusable, texts, words
+from tests.fuzz.cases import contents, damaged, edited, encoded, fuzz, json_bytes, mutated, refusable, texts, words
 from tests.fuzz.test_options import ADDRESSES
 from tests.miniature import document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hypothesis.strategies import DrawFn
+
+    from mmstack.sources.git import Submodule
 
 PIN = FilePin(filename="demo-1.0.tar.gz", sha256="0" * 64)
 WANTED = LockedRequirement(name="demo", version="1.0", sha256=("0" * 64, "1" * 64))
@@ -38,7 +40,8 @@ PAGE = """\
 <!DOCTYPE html>
 <html><head><base href="https://host.test/files/"><meta name="pypi:repository-version" content="1.1"></head><body>
 <a href="demo-1.0.tar.gz#sha256=0000000000000000000000000000000000000000000000000000000000000000">demo-1.0.tar.gz</a>
-<a href="demo-1.0-py3-none-any.whl" data-requires-python="&gt;=3.8" data-yanked="no">demo</a>
+<a href="demo-1.0-py3-none-any.whl#sha256=1111111111111111111111111111111111111111111111111111111111111111"
+   data-requires-python="&gt;=3.8" data-yanked="no">demo</a>
 <a href="../x/demo-1.0-cp311-cp311-linux_x86_64.whl" data-dist-info-metadata="sha256=00">demo</a>
 </body></html>
 """
@@ -50,11 +53,12 @@ LISTING = {
         {
             "filename": "demo-1.0-py3-none-any.whl",
             "url": "https://host.test/demo-1.0-py3-none-any.whl",
-            "hashes": {},
+            "hashes": {"sha256": "1" * 64},
             "requires-python": ">=3.8",
             "yanked": False,
             "dist-info-metadata": {"sha256": "0"},
         },
+        {"filename": "demo-1.0-cp311-cp311-linux_x86_64.whl", "url": "https://host.test/x", "hashes": {}},
     ],
 }
 LINKS = st.lists(ADDRESSES, max_size=4).map(lambda urls: "".join(f'<a href="{url}">x</a>' for url in urls))
@@ -105,6 +109,14 @@ def settings(*urls: str) -> IndexSettings:
     )
 
 
+def offering(pages: Pages, page: tuple[str, bytes], flat: bool, monkeypatch: pytest.MonkeyPatch) -> Index:  # noqa: FBT001 - drawn
+    """Return an index, or a page of links, that answers with this page."""
+    monkeypatch.setattr("mmstack.sources.index.Web", lambda *_words, **_more: pages)
+    pages.page = page
+    url = "https://user:pass@host.test/simple"
+    return Index(_flat(url) if flat else settings(url))
+
+
 @fuzz("pages of package indexes", page=PAGES, flat=st.booleans())
 def test_a_page_of_an_index_offers_something_or_is_refused(
     pages: Pages,
@@ -113,10 +125,7 @@ def test_a_page_of_an_index_offers_something_or_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its addresses may be of any kind, and none of them is shown with a password."""
-    monkeypatch.setattr("mmstack.sources.index.Web", lambda *_words, **_more: pages)
-    pages.page = page
-    url = "https://user:pass@host.test/simple"
-    index = Index(_flat(url) if flat else settings(url))
+    index = offering(pages, page, flat, monkeypatch)
     for ask in (lambda: index.locate("demo", [PIN]), lambda: index.choose(WANTED, ["py3-none-any"])):
         with refusable() as refused:
             ask()
@@ -149,7 +158,7 @@ extra-index-url =
     https://host/a
     https://host/b
 timeout = 15
-cert = /nowhere.pem
+cert = CERTIFICATES
 trusted-host = host
 proxy = http://user:pass@proxy:1
 [install]
@@ -182,11 +191,18 @@ VARIABLES = st.dictionaries(
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's home, with places for both files."""
+    """A user's home, with places for both files, and certificates."""
     home = tmp_path_factory.mktemp("home")
     (home / ".config" / "uv").mkdir(parents=True)
     (home / ".config" / "pip").mkdir()
+    (home / "certificates").touch()
     return home
+
+
+def configure(home: Path, uv: bytes, pip: bytes) -> None:
+    """Write what both tools are told."""
+    (home / ".config" / "uv" / "uv.toml").write_bytes(uv)
+    (home / ".config" / "pip" / "pip.conf").write_bytes(pip.replace(b"CERTIFICATES", bytes(home / "certificates")))
 
 
 @fuzz(
@@ -202,8 +218,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_settings_are_understood_or_refused(home: Path, uv: bytes, pip: bytes, variables: dict[str, str]) -> None:
     """And nothing that is said of them holds a password."""
-    (home / ".config" / "uv" / "uv.toml").write_bytes(uv)
-    (home / ".config" / "pip" / "pip.conf").write_bytes(pip)
+    configure(home, uv, pip)
     for environ in ({"HOME": str(home)}, {"HOME": str(home), **variables}, {"HOME": "/nowhere", **variables}):
         with refusable() as refused:
             loaded = load_settings(environ, home)
@@ -223,6 +238,7 @@ MODULES = (
     "submodule.m.path\nsub/mod\0submodule.m.url\n../mod.git\0"
     "submodule.o.path\nother\0submodule.o.url\nhttps://host.test/o.git\0submodule.o.update\nnone\0"
 )
+TOPS = ["https://host.test/a/top.git", "file:///srv/top.git", "git@host.test:a/top.git"]
 LEAVES = f"100644 blob {'3' * 40}\ta.c\n"
 
 
@@ -245,6 +261,14 @@ class Told(Git):
         return True
 
 
+def levels(tree: str, modules: str, url: str) -> Iterator[Sequence[Submodule]]:
+    """Yield what a tree holds of other repositories, and theirs, level by level."""
+    repositories = Repositories(Path("/nowhere"), Path("/nowhere"), ignore, Mirror(), environ={})
+    repositories._git = Told(tree, modules)  # noqa: SLF001 - the program itself is slow
+    object.__setattr__(repositories._shelf, "git", repositories._git)  # noqa: SLF001 - as above
+    yield from repositories._levels(GitPin(url=url, tag="v1", commit=COMMIT, submodules=0))  # noqa: SLF001 - as above
+
+
 @fuzz(
     "trees and .gitmodules",
     share=2,
@@ -265,15 +289,12 @@ class Told(Git):
             )
         ),
     ),
-    url=st.sampled_from(["https://host.test/a/top.git", "file:///srv/top.git", "git@host.test:a/top.git"]),
+    url=st.sampled_from(TOPS),
 )
 def test_submodules_are_honest_or_refused(tree: str, modules: str, url: str) -> None:
     """Below the tree, at addresses that git takes for addresses, and no folder of this machine unless the tree is."""
-    repositories = Repositories(Path("/nowhere"), Path("/nowhere"), ignore, Mirror(), environ={})
-    repositories._git = Told(tree, modules)  # noqa: SLF001 - the program itself is slow
-    object.__setattr__(repositories._shelf, "git", repositories._git)  # noqa: SLF001 - as above
     with refusable():
-        for level in repositories._levels(GitPin(url=url, tag="v1", commit=COMMIT, submodules=0)):  # noqa: SLF001 - as above
+        for level in levels(tree, modules, url):
             for item in level:
                 assert not fault(item.url)
                 assert not item.url.startswith("file:") or url.startswith("file:")
@@ -316,15 +337,17 @@ NAMES = st.sampled_from(
         ".gitattributes",
     ]
 )
+GITMODULES_TEXT = '[submodule "m"]\n\tpath = sub\n\turl = ../mod.git\n'
 GITMODULES = st.one_of(
-    edited('[submodule "m"]\n\tpath = sub\n\turl = ./mod.git\n'),
+    edited(GITMODULES_TEXT),
+    st.just(GITMODULES_TEXT),
     st.sampled_from(
         [
             '[submodule "m"]\n\tpath = sub\n\turl = ext::sh -c "touch {out}"\n',
             '[submodule "m"]\n\tpath = sub\n\turl = --upload-pack=touch${{IFS}}{out}\n',
-            '[submodule "../../x"]\n\tpath = sub\n\turl = ./mod.git\n\tupdate = !touch {out}\n',
-            '[submodule "m"]\n\tpath = ../outside\n\turl = ./mod.git\n',
-            '[include]\n\tpath = {out}\n[submodule "m"]\n\tpath = sub\n\turl = ./mod.git\n',
+            '[submodule "../../x"]\n\tpath = sub\n\turl = ../mod.git\n\tupdate = !touch {out}\n',
+            '[submodule "m"]\n\tpath = ../outside\n\turl = ../mod.git\n',
+            '[include]\n\tpath = {out}\n[submodule "m"]\n\tpath = sub\n\turl = ../mod.git\n',
             '[core]\n\tfsmonitor = touch {out}\n[submodule "m"]\n\tpath = sub\n\turl = ../outside.git\n',
         ]
     ),
@@ -357,49 +380,67 @@ def git(folder: Path, *more: str, body: str = "") -> str:
     return done.stdout.decode().strip()
 
 
+def upstream(folder: Path, rows: list[tuple[str, str, str]]) -> str:
+    """Make a repository that gives what it is asked for, with hooks that tell of themselves, and return its commit."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q", "--bare")
+    git(folder, "config", "uploadpack.allowAnySHA1InWant", "true")
+    commit = git(folder, "commit-tree", _tree(folder, rows), "-m", "x")
+    git(folder, "update-ref", "refs/heads/main", commit)
+    (folder / "hooks").mkdir(exist_ok=True)
+    for hook in ("post-checkout", "post-upload-pack", "reference-transaction", "fsmonitor-watchman"):
+        (folder / "hooks" / hook).write_text(f"#!/bin/sh\ntouch {folder}/../../outside/hook\n", encoding="utf-8")
+        (folder / "hooks" / hook).chmod(0o755)
+    return commit
+
+
+def fetched(base: Path, modules: str, listed: list[tuple[str, str, str]]) -> dict[str, bytes | str | None]:
+    """Fetch a repository with such a .gitmodules and such entries, lay it out, and return what has come to be."""
+    (base / "outside").mkdir(parents=True)
+    module = upstream(base / "upstreams" / "mod.git", [("100644", "m.c", "int m;")])
+    text = modules.replace("{out}", str(base / "outside" / "touched"))
+    rows = [("100644", ".gitmodules", text), ("160000", "sub", module), *listed]
+    commit = upstream(base / "upstreams" / "top.git", rows)
+    before = contents(base)
+    repositories = Repositories(
+        base / "cache", base / "home", ignore, Mirror(), environ={}, patience=60.0, sleep=lambda _seconds: None
+    )
+    links = sum(mode == "160000" for mode, _name, _text in {row[1]: row for row in rows}.values())
+    pin = GitPin(url=(base / "upstreams" / "top.git").as_uri(), tag="v1", commit=commit, submodules=links)
+    with refusable():
+        repositories.fetch(pin)
+        repositories.lay_out(pin, base / "into" / "tree")
+    after = contents(base)
+    assert all(after.get(path) == body for path, body in before.items())
+    return {path: body for path, body in after.items() if path not in before}
+
+
 @fuzz("git repositories", share=0.02, listed=entries(), modules=GITMODULES)
 def test_a_repository_is_fetched_or_refused(listed: list[tuple[str, str, str]], modules: str) -> None:
     """Of a real one nothing is run, neither hook nor filter nor address, and nothing gets out of the tree."""
     with TemporaryDirectory() as name:
         base = Path(name)
-        (base / "outside").mkdir()
-        upstream = base / "upstreams" / "top.git"
-        upstream.mkdir(parents=True)
-        git(upstream, "init", "-q", "--bare")
-        git(upstream, "config", "uploadpack.allowAnySHA1InWant", "true")
-        text = modules.replace("{out}", str(base / "outside" / "touched"))
-        rows = [("100644", ".gitmodules", text), ("160000", "sub", ""), *listed]
-        commit = git(upstream, "commit-tree", _tree(upstream, rows), "-m", "x")
-        git(upstream, "update-ref", "refs/heads/main", commit)
-        (upstream / "hooks").mkdir(exist_ok=True)
-        for hook in ("post-checkout", "post-upload-pack", "reference-transaction", "fsmonitor-watchman"):
-            (upstream / "hooks" / hook).write_text(f"#!/bin/sh\ntouch {base}/outside/hook\n", encoding="utf-8")
-            (upstream / "hooks" / hook).chmod(0o755)
-        before = contents(base)
-        repositories = Repositories(
-            base / "cache", base / "home", ignore, Mirror(), environ={}, patience=60.0, sleep=lambda _seconds: None
-        )
-        pin = GitPin(url=upstream.as_uri(), tag="v1", commit=commit, submodules=0)
-        with refusable():
-            repositories.fetch(pin)
-            repositories.lay_out(pin, base / "into" / "tree")
-        after = contents(base)
-        assert all(after.get(path) == body for path, body in before.items())
-        new = {path.split("/")[0] for path in after if path not in before}
+        new = {path.split("/")[0] for path in fetched(base, modules, listed)}
         assert new <= {"cache", "home", "into"}
         tree = (base / "into" / "tree").resolve()
         assert all(Path(os.path.realpath(path)).is_relative_to(tree) for path in tree.rglob("*")), modules
 
 
-def _tree(upstream: Path, rows: list[tuple[str, str, str]]) -> str:
-    """Write a tree as it stands, honest or not, and return its id."""
+def _link(text: str) -> str:
+    """Return a commit: the one that is named, or one that is nowhere."""
+    return text if re.fullmatch("[0-9a-f]{40}", text) else "8" * 40
+
+
+def _tree(folder: Path, rows: list[tuple[str, str, str]]) -> str:
+    """Write a tree as it stands, honest or not, and return its id; git refuses any that is not sorted, unread."""
     body = b""
-    for mode, entry, text in dict((row[1], row) for row in rows).values():  # noqa: C402 - the last of a name counts
-        oid = "8" * 40 if mode == "160000" else git(upstream, "hash-object", "-w", "--stdin", body=text)
+    last = {row[1]: row for row in rows}
+    for mode, entry, text in sorted(last.values(), key=lambda row: row[1].encode()):
+        oid = _link(text) if mode == "160000" else git(folder, "hash-object", "-w", "--stdin", body=text)
         body += f"{mode} {entry}\0".encode("utf-8", "surrogatepass") + bytes.fromhex(oid)
     done = subprocess.run(
         ["git", "hash-object", "-t", "tree", "-w", "--literally", "--stdin"],
-        cwd=upstream,
+        cwd=folder,
         input=body,
         capture_output=True,
         check=True,
@@ -407,7 +448,31 @@ def _tree(upstream: Path, rows: list[tuple[str, str, str]]) -> str:
     return done.stdout.decode().strip()
 
 
-def test_the_valid_documents_are_valid() -> None:
-    """What is changed above is right before."""
-    assert json.loads(json.dumps(LISTING)) == LISTING
+def test_the_pages_and_settings_are_taken_as_they_are(
+    pages: Pages, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is changed above is valid before: of a document that is refused unread, no change could find anything."""
+    for kind, body in (("text/html", PAGE.encode()), ("application/vnd.pypi.simple.v1+json", encoded(LISTING))):
+        for flat in (False, True):
+            index = offering(pages, (kind, body), flat, monkeypatch)
+            assert index.locate("demo", [PIN])[PIN].urls
+            assert index.choose(WANTED, ["py3-none-any"]).pin.filename == "demo-1.0-py3-none-any.whl"
+            assert index.troubles == ()
     assert tomllib.loads(document(UV)) == UV
+    configure(home, document(UV).encode(), PIP.encode())
+    loaded = load_settings({"HOME": str(home)}, home)
+    assert (loaded.timeout, loaded.ca_bundle, loaded.index_urls) == (15.0, home / "certificates", ())
+    assert {"https://host/flat", "https://user:pass@host/ours"} <= set(loaded.find_links)
+
+
+@pytest.mark.parametrize("url", TOPS)
+def test_the_tree_is_taken_as_it_is(url: str) -> None:
+    """Its submodule beside it is followed; one that nobody updates is not."""
+    _top, below, *_ = levels(TREE, MODULES, url)
+    assert [(item.path, item.url) for item in below] == [("sub/mod", url.replace("top.git", "mod.git"))]
+
+
+def test_the_repository_is_fetched_as_it_is(tmp_path: Path) -> None:
+    """With its submodule."""
+    new = fetched(tmp_path / "base", GITMODULES_TEXT, [("100644", "a.c", "int a;")])
+    assert (new["into/tree/a.c"], new["into/tree/sub/m.c"]) == (b"int a;", b"int m;")

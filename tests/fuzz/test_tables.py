@@ -152,11 +152,28 @@ def test_what_is_read_can_be_planned_with(mini: Miniature, kind: str, data: st.D
         file.write_bytes(before)
 
 
-@fuzz("resolved requirements", text=edited("a==1 \\\n    --hash=sha256:" + "0" * 64 + "\nb==2 ; os_name == 'nt' \\\n"))
+HASH = f"    --hash=sha256:{'0' * 64}"
+RESOLVED = f"a==1 \\\n{HASH}\nb==2 ; os_name == 'nt' \\\n{HASH} \\\n{HASH.replace('0', '1')}\n"
+
+
+@fuzz("resolved requirements", text=edited(RESOLVED))
 def test_what_a_resolver_printed_is_read_or_refused(text: str) -> None:
     """It is the words of another program."""
     with refusable():
         parse_requirements(text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tables_are_taken_as_they_are(mini: Miniature, kind: str) -> None:
+    """What is changed above is valid before: of a document that is refused unread, no change could find anything."""
+    assert READERS[KINDS[kind]](mini.root / KINDS[kind])
+    assert mini.plan().layers
+
+
+def test_what_a_resolver_printed_is_taken_as_it_is() -> None:
+    """With its markers, and all hashes."""
+    a, b = parse_requirements(RESOLVED)
+    assert (a.name, a.version, b.marker, len(b.sha256)) == ("a", "1", "os_name == 'nt'", 2)
 
 
 def test_few_cases_are_run_with_the_other_tests() -> None:
