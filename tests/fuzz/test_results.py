@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn
 
     from mmstack.catalog import Catalog
-    from mmstack.model import LayerPlan, Plan
+    from mmstack.model import Host, LayerPlan, Plan
     from tests.miniature import Miniature
 
 METADATA = b"Metadata-Version: 2.4\nName: ext\nVersion: 2.0\nLicense-Expression: MIT\n"
@@ -210,11 +210,19 @@ def rebuilt(mini: Miniature, base: Path, body: bytes, monkeypatch: pytest.Monkey
     def artifact(_shop: Workshop, layer: LayerPlan) -> Artifact:
         return made[layer.name]
 
-    def plan(_session: Session, asked: Options) -> Plan:
-        asked.words()  # that can be typed
-        return mini.plan(asked.request())
+    def look(*_words: object, **_more: object) -> Host:
+        return HOST
 
-    monkeypatch.setattr(Session, "_plan", plan)
+    def request(_session: Session, asked: Options) -> Request:
+        asked.words()  # that can be typed
+        return asked.request()
+
+    def plan(_engine: Engine, request: Request, *_found: object) -> Plan:
+        return mini.plan(request)
+
+    monkeypatch.setattr(Session, "_request", request)
+    monkeypatch.setattr(Session, "_look", look)
+    monkeypatch.setattr(Engine, "plan", plan)
     monkeypatch.setattr(Engine, "build", ignore_all)
     monkeypatch.setattr(Workshop, "artifact", artifact)
     (base / "dist").mkdir(parents=True)
