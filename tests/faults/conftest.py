@@ -11,12 +11,17 @@ import pytest
 from tests.faults.tally import FOLDER, Tally
 from tests.integration.conftest import built, fresh, golden
 from tests.integration.test_faults import namespace
+from tests.integration.test_library import tool
+from tests.integration.test_sources import compile_by_cmake
+from tests.support import pinned_tools
 from tests.unit.conftest import make_index, server, sleeps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["built", "fresh", "golden", "make_index", "namespace", "server", "sleeps", "tally"]
+    from tests.support import Checkout
+
+__all__ = ["built", "fresh", "golden", "make_index", "namespace", "project", "server", "sleeps", "tally"]
 
 
 @pytest.fixture
@@ -29,3 +34,12 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
         found.write(Path(folder))
     assert found.failures == []
     assert found.ended
+
+
+@pytest.fixture
+def project(built: Checkout) -> Checkout:
+    """A checkout whose middle layer CMake configures and compiles, with the tools of this machine; it is built."""
+    compile_by_cmake(built, (pinned_tools()["setuptools"], tool(built, "cmake"), tool(built, "ninja")))
+    done = built.build()
+    assert done.code == 0, done.text
+    return built

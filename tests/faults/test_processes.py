@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from mmstack.builders.cmake import CONFIGURED
 from tests.integration.test_interruption import COMPILERS, STEPS, TITLES, compiler, orphans, read_until, rubbish
 from tests.support import RELEASES, forget
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.faults.tally import Tally
     from tests.support import Checkout
 
     Fault = Callable[[Checkout, subprocess.Popen[str], Tally, random.Random], str]
 
+KILLED = "`kill -9` of a build, or of a child of it, at a random moment"
+HALF = ", half configured"
 PATIENCE = 600  # seconds; also where a machine does much else
 LONGEST = 3.0  # seconds after a build's first step
 
@@ -35,11 +38,19 @@ def chains(count: int, number: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("count", "seed"), slow)
 
 
-@pytest.mark.fault("`kill -9` of a build, or of a child of it, at a random moment")
+@pytest.mark.fault(KILLED)
 @chains(25, 8)
 def test_killed_at_random_moments(built: Checkout, tally: Tally, count: int, seed: int) -> None:
     """The run itself, all of its process group, or any one process that it started."""
     chain(built, tally, count, random.Random(seed), kill_something)  # noqa: S311 - a test's dice
+
+
+@pytest.mark.fault(KILLED)
+@chains(25, 1)
+def test_killed_at_random_moments_where_cmake_compiles(project: Checkout, tally: Tally, count: int, seed: int) -> None:
+    """The same from the moment on when CMake begins to configure; some of them leave that half done."""
+    chain(project, tally, count, random.Random(seed), kill_and_look, "> configure ext")  # noqa: S311 - as above
+    tally.check(any(HALF in how for how in tally.ended), f"none while it configured: {tally.ended}")
 
 
 @pytest.mark.fault("SIGINT, SIGTERM or SIGHUP at a random moment")
@@ -53,30 +64,42 @@ def test_signalled_at_random_moments(built: Checkout, tally: Tally, count: int, 
 @pytest.mark.fault("`kill -9` as a step begins")
 @pytest.mark.parametrize(
     "steps",
-    [pytest.param(("build ext",), id="smoke"), pytest.param(STEPS, id="full", marks=pytest.mark.slow)],
+    [pytest.param(("build ext",), id="smoke")]
+    + [pytest.param(STEPS[part::4], id=f"full{part}", marks=pytest.mark.slow) for part in range(4)],
 )
-def test_killed_at_every_step(built: Checkout, tally: Tally, steps: tuple[str, ...]) -> None:
-    """One run is killed at the first of its steps, the next at its second, and so on."""
-    wanted = built.wheels()
-    reset(built)
+def test_killed_at_every_step(built: Checkout, tally: Tally, steps: Sequence[str]) -> None:
+    """The next run ends as if nothing had happened."""
+    kill_at_each(built, tally, steps)
+
+
+@pytest.mark.fault("`kill -9` as a step begins")
+@pytest.mark.slow
+def test_killed_at_every_step_where_cmake_compiles(project: Checkout, tally: Tally) -> None:
+    """The same for each step of the layer that is configured first."""
+    steps = [step for step in project.plan() if step.endswith(" ext")]
+    tally.check("configure ext" in steps, f"nothing is configured: {steps}")
+    kill_at_each(project, tally, steps)
+
+
+def kill_at_each(checkout: Checkout, tally: Tally, steps: Sequence[str]) -> None:
+    """Kill a build from nothing as each of these steps begins, then let it end."""
+    wanted = checkout.wheels()
     for step in steps:
-        began = kill_at(built, step)
-        if not began:  # the run before had done it
-            reset(built)
-            shutil.rmtree(built.state / "downloads", ignore_errors=True)
-            began = kill_at(built, step)
-            tally.check(began, f"{step} was not killed")
-        tally.count("killed" if began else "over before")
-    leave_alone(built, tally, wanted, "after the last step")
+        reset(checkout)
+        shutil.rmtree(checkout.state / "downloads", ignore_errors=True)
+        killed = kill_at(checkout, step)
+        tally.count("killed" if killed else "over before")
+        tally.check(killed, f"{step} was not killed")
+        leave_alone(checkout, tally, wanted, f"after {step}")
 
 
 def kill_at(checkout: Checkout, step: str) -> bool:
-    """Kill a run when it begins a step; return whether it began that."""
+    """Kill a run when it begins a step; return whether it died of that."""
     process = checkout.start("build-stack", "--stack", "mini")
     began = read_until(process, f"> {TITLES.get(step, step)}\n")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    return began
+    return began and process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.fault("suspended (SIGSTOP) and continued (SIGCONT), with all that it started")
@@ -136,20 +159,24 @@ def test_too_little_memory(built: Checkout, tally: Tally, limits: tuple[int, ...
     tally.check(built.wheels() == wanted, "other bits")
 
 
-def chain(checkout: Checkout, tally: Tally, count: int, dice: random.Random, fault: Fault) -> None:
-    """Make faults in a build from nothing, one after the other, then let it end; one that ended before begins anew."""
+def chain(checkout: Checkout, tally: Tally, count: int, dice: random.Random, fault: Fault, begun: str = "> ") -> None:
+    """Make faults in a build from nothing, one after the other, then let it end; one that ended before begins anew.
+
+    Most are made some time after it has `begun` to do something.
+    """
     wanted = checkout.wheels()
     reset(checkout)
     while sum(tally.ended.values()) < count:
         process = checkout.start("build-stack", "--stack", "mini")
         if dice.random() < 0.8:  # else any time, also before it began to work
-            read_until(process, "> ")
+            read_until(process, begun)
         time.sleep(dice.uniform(0.0, LONGEST))
         if how := fault(checkout, process, tally, dice):
             tally.count(how)
-        else:
-            tally.check(process.returncode == 0 and checkout.wheels() == wanted, "one that ended before: other bits")
+        if process.returncode == 0:  # before it, or in spite of it
+            tally.check(checkout.wheels() == wanted, f"one that ended all the same: other bits ({how})")
             reset(checkout)
+        tally.check(how or process.returncode == 0, f"ended by itself with {process.returncode}")
     leave_alone(checkout, tally, wanted, f"after {count} faults")
 
 
@@ -159,15 +186,11 @@ def kill_something(checkout: Checkout, process: subprocess.Popen[str], tally: Ta
     if process.poll() is not None:
         process.communicate()
         return ""
-    if whom == "a child":
-        children = psutil.Process(process.pid).children(recursive=True)
-        if children:
-            with suppress(psutil.Error):
-                dice.choice(children).kill()
-            out, _ = process.communicate(timeout=PATIENCE)
-            # 3 where a compiler was killed that was only asked whether it works
-            tally.check("Traceback" not in out and process.returncode in {0, 1, 3}, f"{process.returncode}: {out}")
-            return "a child killed"
+    if whom == "a child" and kill_child(process.pid, dice):
+        out, _ = process.communicate(timeout=PATIENCE)
+        # 3 where a compiler was killed that was only asked whether it works
+        tally.check("Traceback" not in out and process.returncode in {0, 1, 3}, f"{process.returncode}: {out}")
+        return "a child killed"
     if whom == "its group":
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -177,7 +200,25 @@ def kill_something(checkout: Checkout, process: subprocess.Popen[str], tally: Ta
     while orphans(checkout) and time.monotonic() < end:  # they are ended by one of their own, in its time
         time.sleep(0.1)
     tally.check(not orphans(checkout), f"left: {orphans(checkout)}")
-    return "the run killed"
+    return "the run killed" if process.returncode == -signal.SIGKILL else ""
+
+
+def kill_and_look(checkout: Checkout, process: subprocess.Popen[str], tally: Tally, dice: random.Random) -> str:
+    """Kill something, and tell whether CMake's folder is left half made."""
+    how = kill_something(checkout, process, tally, dice)
+    half = any(not (folder / CONFIGURED).exists() for folder in checkout.state.glob("work/ext-*/tree/build"))
+    return f"{how}{HALF}" if how and half else how
+
+
+def kill_child(pid: int, dice: random.Random) -> bool:
+    """Kill one of the processes that a run started; return whether any was still there."""
+    children = psutil.Process(pid).children(recursive=True)
+    for child in dice.sample(children, len(children)):
+        with suppress(psutil.Error):
+            if child.status() != psutil.STATUS_ZOMBIE:
+                child.kill()
+                return True
+    return False
 
 
 def ask_to_stop(checkout: Checkout, process: subprocess.Popen[str], tally: Tally, dice: random.Random) -> str:

@@ -27,7 +27,7 @@ from tests.lab import laboratory, missing
 from tests.support import ROOT, UPSTREAMS, Checkout, pack, sha256, times, told
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from mmstack.model import LockedRequirement
@@ -193,18 +193,23 @@ def project(built: Checkout, compiling: Mapping[str, LockedRequirement], tmp_pat
     for wheel in wheels_of(compiling.values(), tmp_path):
         if not (built.index / wheel.name).exists():
             shutil.copy(wheel, built.index)
-    shutil.copy(UPSTREAMS / "cmake" / "recipe.py", built.root / "pipelines" / "ext")
-    text = (built.root / EXT).read_text(encoding="utf-8")
+    compile_by_cmake(built, compiling.values())
+    return built
+
+
+def compile_by_cmake(checkout: Checkout, tools: Iterable[LockedRequirement]) -> None:
+    """Let CMake compile the middle layer, with these tools, which are on offer."""
+    shutil.copy(UPSTREAMS / "cmake" / "recipe.py", checkout.root / "pipelines" / "ext")
+    text = (checkout.root / EXT).read_text(encoding="utf-8")
     head, _, tail = text.partition("[flags.SPEED]")
     told = (UPSTREAMS / "cmake" / "build.toml").read_text(encoding="utf-8")
     head = head.replace('requires = ["setuptools"]\n', "", 1).replace(
         "compiles = true\n", f"compiles = true\n{told}", 1
     )
-    (built.root / EXT).write_text(f"{head}[gates]{tail.partition('[gates]')[2]}", encoding="utf-8")
-    built.publish("ext", lay_over)
-    sets = read_lock(built.root / "stacks" / "mini.lock").sets
-    relock(built, sets={**sets, "build-ext": tuple(compiling.values())})
-    return built
+    (checkout.root / EXT).write_text(f"{head}[gates]{tail.partition('[gates]')[2]}", encoding="utf-8")
+    checkout.publish("ext", lay_over)
+    sets = read_lock(checkout.root / "stacks" / "mini.lock").sets
+    relock(checkout, sets={**sets, "build-ext": tuple(tools)})
 
 
 def folder(checkout: Checkout) -> Path:
