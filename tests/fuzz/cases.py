@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from mmstack.errors import MmstackError
 from tests.faults.tally import machine, put
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
-    from hypothesis.strategies import DrawFn, SearchStrategy
+    from hypothesis.strategies import DrawFn
 
     Test = Callable[..., None]
 
@@ -320,12 +321,23 @@ def json_bytes(valid: Any) -> SearchStrategy[bytes]:  # noqa: ANN401 - any docum
 
 
 def by_parts(valid: Mapping[str, Any], **parts: Any) -> SearchStrategy[bytes]:  # noqa: ANN401 - any documents
-    """Return the same of a document of many parts: mostly these are changed, of what is given for each."""
+    """Return the same of a document of many parts: mostly these are changed, or drawn where a strategy is given."""
 
     def changed(part: str, whole: Any) -> SearchStrategy[bytes]:  # noqa: ANN401 - any document
-        return mutated(whole).map(lambda value: encoded({**valid, part: value}))
+        drawn = whole if isinstance(whole, SearchStrategy) else mutated(whole)
+        return drawn.map(lambda value: encoded({**valid, part: value}))
 
     return mostly(st.one_of(*(changed(part, whole) for part, whole in parts.items())), json_bytes(valid))
+
+
+@st.composite
+def with_one_changed(draw: DrawFn, valid: Sequence[Mapping[str, Any]], *parts: str) -> Any:  # noqa: ANN401 - any documents
+    """Return a list of documents; in one, one of these parts is changed."""
+    documents = [dict(document) for document in valid]
+    part = draw(st.sampled_from(parts))
+    document = documents[_index(draw, documents)]
+    document[part] = draw(mutated(document[part]))
+    return documents
 
 
 @st.composite

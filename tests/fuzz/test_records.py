@@ -42,6 +42,7 @@ from tests.fuzz.cases import (
     refusable,
     texts,
     values,
+    with_one_changed,
 )
 from tests.miniature import PINS, Miniature
 
@@ -139,10 +140,11 @@ def use_manifest(folder: Path, body: bytes) -> list[str]:
     return [wheel.path.name for wheel in dist.checked_wheels(manifest["artifacts"])]
 
 
-PARTS = {part: MANIFEST[part] for part in ("steps", "layers", "artifacts", "verifications")}
+LAYERS = with_one_changed(MANIFEST["layers"], "source", "patches", "build_requires", "flags", "key", "verify_key")
+PARTS = {part: MANIFEST[part] for part in ("steps", "artifacts", "verifications")}
 
 
-@fuzz("manifests", body=by_parts(MANIFEST, **PARTS))
+@fuzz("manifests", body=by_parts(MANIFEST, layers=LAYERS, **PARTS))
 def test_a_manifest_is_used_or_refused(folder: Path, body: bytes) -> None:
     """By all that read one: the page, the trace, the summaries, those who prove it again or bundle it."""
     with refusable():
@@ -174,7 +176,7 @@ def find_artifact(folder: Path, body: bytes) -> Artifact | None:
     place = folder / "artifacts" / "key"
     place.mkdir(parents=True, exist_ok=True)
     (place / "ext-2.0-py3-none-any.whl").write_bytes(WHEEL)
-    (folder / "secret").write_bytes(WHEEL)
+    (folder / "outside").write_bytes(WHEEL)
     (place / "artifact.json").write_bytes(body)
     return Store(folder, ignore).find("key")
 
@@ -186,7 +188,13 @@ def find_verification(folder: Path, body: bytes) -> Verification | None:
     return Store(folder, ignore).find_verification("key")
 
 
-@fuzz("records of artifacts", body=records(RECORD))
+NAMES = st.one_of(st.sampled_from(["../../outside", f"../key/{RECORD['filename']}", "x/../..", "artifact.json"]), texts)
+
+
+@fuzz(
+    "records of artifacts",
+    body=mostly(records(RECORD), NAMES.map(lambda name: encoded(_sealed({**RECORD, "filename": name})))),
+)
 def test_a_record_of_the_store_is_whole_or_nothing(folder: Path, body: bytes) -> None:
     """And what is found lies in its own folder."""
     found = find_artifact(folder, body)
@@ -315,7 +323,10 @@ def ask_python(folder: Path, known: bytes) -> Interpreter:
     return describe(PROGRAM, cache=folder / "pythons.json")
 
 
-@fuzz("answers of Pythons", share=0.5, body=json_bytes(PROBED), known=json_bytes(KNOWN))
+SAID = by_parts(PROBED, **dict.fromkeys(("executable", "version", "include", "platform"), texts))
+
+
+@fuzz("answers of Pythons", share=0.5, body=SAID, known=json_bytes(KNOWN))
 def test_what_a_python_says_of_itself_is_understood_or_refused(
     folder: Path, body: bytes, known: bytes, answer: Callable[[str], None]
 ) -> None:
@@ -325,7 +336,7 @@ def test_what_a_python_says_of_itself_is_understood_or_refused(
         ask_python(folder, known)
 
 
-@fuzz("answers of layers' scripts", share=0.5, body=json_bytes(HELD))
+@fuzz("answers of layers' scripts", share=0.5, body=by_parts(HELD, **HELD))
 def test_what_a_python_holds_is_understood_or_refused(folder: Path, body: bytes, answer: Callable[[str], None]) -> None:
     """By a script that a foreign Python runs."""
     answer(line(body))
@@ -391,7 +402,10 @@ def check_bundle(folder: Path, body: bytes) -> None:
     check_files(read_bundle(folder), folder)
 
 
-@fuzz("bundles", body=json_bytes(BUNDLE))
+SUITES = st.dictionaries(texts, st.just(bytes_digest(b"")), max_size=2)
+
+
+@fuzz("bundles", body=by_parts(BUNDLE, wheels=BUNDLE["wheels"], suites=SUITES))
 def test_a_bundle_says_what_it_is_or_is_refused(folder: Path, body: bytes) -> None:
     """By the program in it, which has no classes of ours."""
     with suppress(BundleError):

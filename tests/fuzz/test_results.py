@@ -30,7 +30,7 @@ from mmstack.sweep import Limits, sweep
 from mmstack.uses import STANDS_ON, Uses, of_result
 from mmstack.workshop import Workshop
 from tests.fuzz.cases import by_parts, contents, damaged, encoded, fuzz, json_bytes, refusable, texts
-from tests.fuzz.test_records import ARTIFACTS, CONTROL, MANIFEST, checkout
+from tests.fuzz.test_records import ARTIFACTS, CONTROL, LAYERS, MANIFEST, checkout
 from tests.miniature import HOST
 
 if TYPE_CHECKING:
@@ -192,10 +192,11 @@ OPTIONS |= {
     "mirror": "https://host/x",
     "jobs": "2",
 }
-FACTS = {part: MANIFEST[part] for part in ("layers", "requirements", "interpreter", "compiler")}
+FACTS = {part: MANIFEST[part] for part in ("stack", "requirements", "interpreter", "compiler")}
+FACTS |= {"layers": LAYERS, "toolkit": TOOLKIT}
 
 
-@fuzz("manifests (locked)", body=by_parts(MANIFEST, **FACTS, toolkit=TOOLKIT))
+@fuzz("manifests (locked)", body=by_parts(MANIFEST, **FACTS))
 def test_what_was_built_is_what_a_lock_holds_or_is_refused(mini: Miniature, catalog: Catalog, body: bytes) -> None:
     """Whatever the manifest says that it was."""
     (mini.root / "manifest.json").write_bytes(body)
@@ -245,7 +246,7 @@ def ignore_all(*_words: object, **_more: object) -> None:
     body=by_parts(
         MANIFEST,
         **FACTS,
-        toolkit=TOOLKIT,
+        key=texts,
         artifacts=MANIFEST["artifacts"],
         options=OPTIONS,
         builder={"commit": "c" * 40},
@@ -303,7 +304,7 @@ def swept(base: Path, file: str, body: bytes, more: set[str]) -> set[str]:
 @fuzz(
     "results (sweep)",
     share=0.5,
-    body=by_parts(MANIFEST, layers=MANIFEST["layers"], requirements=MANIFEST["requirements"]),
+    body=by_parts(MANIFEST, layers=LAYERS, requirements=MANIFEST["requirements"]),
 )
 def test_what_a_manifest_stands_on_stays(body: bytes) -> None:
     """Or nothing goes at all: what it says that cannot be, is not what was written."""
