@@ -38,7 +38,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Give every parser hostile input, over 100,000 cases in all, and count that in the docs."""
+    """Give the parsers hostile input, over 100,000 cases in all, and count that in the docs."""
     sync(session, "test")
     counts = str(Path(session.create_tmp(), "counts.json"))
     env = {"MMSTACK_FUZZ_CASES": "2000", "MMSTACK_FUZZ_COUNTS": counts}
