@@ -31,7 +31,7 @@ mount -o remount,size=1g "$place"
 cp dist/mini/wheels/* "$into"
 """
 FULL = re.compile(r"^✗ (\w+)[^(]* \(failed after [^)]*\)(?!: interrupted)", re.MULTILINE)
-# each step, the one before it, and how many KiB it finds on the disk that it writes to; a gate writes little
+# Each step, the one before it, and how many KiB it finds on the disk that it writes to; a gate writes little.
 STEPS = {
     "fetch": ("", (16, 256, 1024)),
     "source": ("fetch", (24, 36, 48)),
@@ -42,10 +42,8 @@ STEPS = {
     "verify": ("install", (4, 1024, 6144)),
 }
 BY_CMAKE = {"configure": ("env", (4, 64, 512)), "build": ("configure", (4, 256, 1024))}
-FOR_ONE = (
-    "configure",
-    "build",
-)  # then the last layer is left out: it needs room before, and its gate makes some
+# Steps after which the last layer is left out: it needs room before the others do, and its gate gives some back.
+FOR_ONE = ("configure", "build")
 FAULT = pytest.mark.fault("a disk that is full in the middle of a step")
 
 
@@ -66,7 +64,7 @@ def slow(steps: Mapping[str, tuple[str, Sequence[int]]]) -> list[object]:
 def test_a_full_disk(
     built: Checkout, namespace: tuple[str, ...], tally: Tally, step: str, before: str, spares: Sequence[int]
 ) -> None:
-    """Exit 3 and what to do; with room, the same command carries on from what is there, and ends in the same bits."""
+    """Exit 3 and what to do; with room, the build carries on from what is there, and ends in the same bits."""
     fill(built, namespace, tally, step, before, spares)
 
 
