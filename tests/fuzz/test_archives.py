@@ -288,11 +288,11 @@ def written(files: Iterable[tuple[str, bytes, int]]) -> bytes:
     """Return an archive with these files, each with its mode."""
     stream = io.BytesIO()
     warnings.simplefilter("ignore")  # pytest takes the filters back: zipfile warns of names that are there twice
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, body, mode in files:
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.external_attr = mode << 16
-            archive.writestr(info, body)
+            archive.writestr(info, body, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 

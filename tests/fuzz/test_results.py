@@ -29,7 +29,7 @@ from mmstack.sources.git import Submodule
 from mmstack.sweep import Limits, sweep
 from mmstack.uses import STANDS_ON, Uses, of_result
 from mmstack.workshop import Workshop
-from tests.fuzz.cases import by_parts, contents, damaged, encoded, fuzz, json_bytes, refusable, texts
+from tests.fuzz.cases import by_parts, contents, damaged, encoded, fuzz, json_bytes, limited, refusable, texts
 from tests.fuzz.test_records import ARTIFACTS, CONTROL, LAYERS, MANIFEST, checkout
 from tests.miniature import HOST
 
@@ -94,8 +94,8 @@ PLACES = st.sampled_from(
 def packed(body: bytes, place: str = f"ext-2.0.dist-info/{bill.PLACE}") -> bytes:
     """Return a wheel that holds a bill."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo(place, (1980, 1, 1, 0, 0, 0)), body)
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(place, (1980, 1, 1, 0, 0, 0)), body, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
 
 
@@ -321,6 +321,15 @@ def test_what_an_environment_stands_on_stays(body: bytes) -> None:
         gone = swept(Path(name), f"env/{STANDS_ON}", body, named(ENVIRONMENT))
     if gone:
         assert not gone & named(json.loads(body))
+
+
+def test_the_longest_bill_takes_no_more_memory_than_a_case_may(catalog: Catalog) -> None:
+    """Packed it is small, and of all documents one of empty tables takes most."""
+    wheel = packed(b"[" + b"{}," * (bill.LONGEST_BILL // 3 - 1) + b"{}]")
+    assert len(wheel) < 1 << 17
+    with limited(), refusable() as refused:
+        told(wheel, catalog)
+    assert isinstance(refused[0], PinError)
 
 
 def test_bills_are_told_as_they_are(catalog: Catalog) -> None:
