@@ -46,7 +46,7 @@ FORMS_FROM, INSTRUCTION = 70, 16
 OF_CONSTANTS, PLACE, OPERAND = {3, 5}, 0xFFFF << 38, 0xFFFFFFFF << 32
 SHOWN = 20
 KNOWN = {  # kernels that were read by hand, and may differ in operands
-    "assign_score_withk_forward_cuda_kernel": "the place of a constant is an instruction's own operand (MOV)",
+    "assign_score_withk_forward_cuda_kernel": "where its assertion's address lies is an operand (MOV)",
 }
 
 Kernel = tuple[str, str]

@@ -19,8 +19,8 @@ MISSED = "not reached"
 NOISE = (
     "Medians of rounds, with the least and the most; the ratio is the median of the rounds' ratios. The noise is",
     "between what such a median lies, in 95 of 100 cases, of a second copy of upstream's build: a ratio within it",
-    "is not told apart from 1. `ms_deform_attn` and focal loss have kernels for a GPU alone and were not timed: like",
-    "all others these are upstream's, [instruction by instruction](../pipelines/mmcv/README.md).",
+    "is not told apart from 1. `ms_deform_attn` and focal loss have kernels for a GPU alone, which are not timed here,",
+    "but [held against upstream's](../pipelines/mmcv/README.md) instruction by instruction.",
 )
 TIMES = (
     "| call | upstream's build, ms | ours, ms | ours / upstream's | noise | ours is |",

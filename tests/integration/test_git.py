@@ -905,7 +905,7 @@ def test_credentials_of_a_mirror_are_used_and_never_shown(bench: Bench, host: Ho
 KILLED = """
 import sys
 from pathlib import Path
-from mmstack.model import GitPin, Paths
+from mmstack.model import GitPin
 from mmstack.sources.git import Repositories
 from mmstack.sources.mirrors import read_mirror
 folder, mirror, url, commit = sys.argv[1:]
