@@ -135,7 +135,7 @@ def _check_room(program: str, lines: Sequence[str]) -> None:
         raise DiskError(
             "the disk is full",
             why=f"{program}: {full.strip()}",
-            fix="free some space, or move the state with MMSTACK_HOME; then run the same command again",
+            fix="free some space there; MMSTACK_HOME moves the state. Then run the same command again",
         )
 
 

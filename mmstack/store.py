@@ -46,7 +46,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise DiskError(
             f"cannot write below {folder}",
             why=why,
-            fix="free some space, or move the state with MMSTACK_HOME" if full else "make the folder writable",
+            fix="free some space there; MMSTACK_HOME moves the state" if full else "make the folder writable",
         ) from error
 
 

@@ -677,7 +677,7 @@ class Workshop:
         log = self._log(plan.stack.name, "install")
         text = bill.of_stack(plan, artifacts)
         lock = self.paths.dist / f".{plan.stack.name}.install.lock"  # against runs of other states
-        with held(lock, str(dist.root), self.tell):
+        with disk_errors(dist.root), held(lock, str(dist.root), self.tell):
             dist.install(plan, artifacts, requirements, self.environments, bill=text, log=log)
         return f"{len(requirements) + len(artifacts)} wheels"
 

@@ -94,6 +94,7 @@ def fill(
         where = f"{step}, {spare} KiB"
         tally.check(code == 0 or (code == 3 and "  fix  " in told), f"{where}: {told}")
         tally.check(code == 0 or "No space left on device" in told or "disk is full" in told, f"{where}: {told}")
+        tally.check("write below" not in told or f"write below {place}" in told, f"{where}, of another disk: {told}")
         tally.check("Traceback" not in told + done.text, f"{where}: {told}{done.text}")
         tally.check(done.code == 0, f"{where}, with room: {done.text}")
         tally.check(digests(into) == wanted, f"{where}: other bits")
