@@ -186,6 +186,26 @@ def check_wheel(wheel: Path, expected: Expected, *, scratch: Path | None = None)
     )
 
 
+def naming(wheel: Path, folder: Path) -> str:
+    """Return which files of a wheel hold the name of a folder, that of its build, which everybody has elsewhere.
+
+    What a file holds compressed is not looked into.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if _holds(archive, name, os.fsencode(folder))]
+    return _listed(names[:SHOWN], len(names))
+
+
+def _holds(archive: zipfile.ZipFile, name: str, text: bytes) -> bool:
+    seen = b""
+    with archive.open(name) as stream:
+        while chunk := stream.read(CHUNK):
+            seen = seen[-len(text) :] + chunk
+            if text in seen:
+                return True
+    return False
+
+
 def _has_to_do(gate: str, wheel: Contents, expected: Expected) -> bool:
     if gate == "gpu-code":
         return bool(expected.architectures)

@@ -652,13 +652,17 @@ class Workshop:
         passed = gates.check_wheel(wheel, expected, scratch=place.home)
         own = load_recipe(layer.recipe.folder).check(wheel, layer.facts)
         self._check_inputs(layer, step)  # a file may have been changed just before it was copied
+        named = gates.naming(wheel, place.tree.parent) if layer.reproducible and not prebuilt else ""
+        if named:
+            text = "these name the folder of the build, so the wheel is marked as not reproducible"
+            self.listener(Notice(text=f"{layer.name}: {text}: {named}", level="warning"))
         artifact = self.store.put(
             wheel,
             layer=layer.name,
             key=layer.key,
             seconds=_seconds(place),
             gates=(*passed.gates, *own),
-            reproducible=layer.reproducible and not taken_apart(place),
+            reproducible=layer.reproducible and not named and not taken_apart(place),
             gpu_code=passed.gpu_code,
         )
         self.listener(ArtifactStored(artifact=artifact))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from mmstack import gates
 from mmstack.builders.cmake import CONFIGURED
 from mmstack.engine import Engine
-from mmstack.events import StepEnded, ignore
+from mmstack.events import Notice, StepEnded
 from mmstack.model import Paths
 from mmstack.workshop import Workshop
 from tests.miniature import Miniature
@@ -61,19 +62,30 @@ def test_fetch_fetches_what_is_built_already(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("apart", ["", "one.cpp\ntwo.cpp"])
-def test_what_was_taken_apart_is_marked_as_not_reproducible(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: str
+@pytest.mark.parametrize("named", [False, True])
+def test_what_may_come_out_otherwise_elsewhere_is_marked_as_not_reproducible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: str, *, named: bool
 ) -> None:
-    """Its compiler failed, here and today; the same key may give other bits elsewhere."""
+    """Its compiler failed, here and today; or a file says where it was built, which is told."""
     monkeypatch.setattr(gates, "check_wheel", lambda *_args, **_more: gates.Passed(gates=("tag",)))
     plan = Miniature(root=tmp_path).write().plan()
     layer = plan.layer("ext")
     paths = Paths(root=tmp_path, state=tmp_path / "state", dist=tmp_path / "dist")
-    shop = Workshop(paths=paths, listener=ignore, environ={})
+    told: list[Event] = []
+    shop = Workshop(paths=paths, listener=told.append, environ={})
     place = shop.place(layer)
     for folder in (place.out, place.built):
         folder.mkdir(parents=True)
-    (place.out / "ext-2.0-py3-none-any.whl").touch()
+    where = str(place.tree) if named else "/elsewhere"
+    with zipfile.ZipFile(place.out / "ext-2.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("ext/__init__.py", "")
+        wheel.writestr(
+            "ext/_c.so", f"{'x' * (gates.CHUNK - 5)}{where}/one.cpp"
+        )  # it ends in another piece than it begins
     (place.built / CONFIGURED).write_text(apart)
     shop.gate(plan, next(step for step in plan.steps if step.id == "gate ext"))
-    assert shop.artifact(layer).reproducible == (not apart)
+    assert shop.artifact(layer).reproducible == (not apart and not named)
+    warnings = [event.text for event in told if isinstance(event, Notice) and event.level == "warning"]
+    assert warnings == (
+        ["ext: these name the folder of the build, so the wheel is marked as not reproducible: ext/_c.so"] * named
+    )
