@@ -104,12 +104,11 @@ def _same(new: Path, old: Path) -> bool:
 
 
 def _remove(tree: Path, name: str) -> None:
-    """Remove what stands under a name, unless that leads through a link, or through what is no folder any more."""
-    above = [tree / parent for parent in PurePosixPath(name).parents[:-1]]
+    """Remove what stands under a name, unless nothing can, or that leads through a link."""
     path = tree / name
-    if any(each.is_symlink() or not each.is_dir() for each in above):
+    if not os.path.lexists(path) or any((tree / parent).is_symlink() for parent in PurePosixPath(name).parents[:-1]):
         return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink(missing_ok=True)
+        path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -120,6 +121,15 @@ def test_after_a_kill_nothing_is_forgotten(tmp_path: Path, monkeypatch: pytest.M
         demand(tmp_path / "tree", "two")
     renew(lay(tmp_path / "new", {"a": "one"}), tmp_path / "tree", "one")
     assert [path.name for path in (tmp_path / "tree").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["é" * 128, "/".join(["a" * 255] * 17)], ids=["file", "path"])
+def test_a_name_that_nothing_can_have_is_of_nothing(tmp_path: Path, name: str) -> None:
+    """A record that was damaged names what it may, and the tree is renewed all the same."""
+    lay(tmp_path / "tree", {"a": "one"})
+    (tmp_path / "sources.json").write_text(json.dumps({"files": ["a", name, f"{name}/b"], "key": ""}), encoding="utf-8")
+    renew(lay(tmp_path / "new", {"b": "two"}), tmp_path / "tree", "two")
+    assert [path.name for path in (tmp_path / "tree").iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize("now", ["->{outside}", "one"])
