@@ -35,7 +35,7 @@ KINDS: Mapping[str, str] = {"elf": "sm", "ptx": "compute"}
 KERNEL = re.compile(r"(?:STT_)?FUNC\s.*\s(?:STO_)?ENTRY\s+(\S+)")
 PTX_TARGET = re.compile(r"\s*\.target\s+sm_(\d+[a-z]?)\b")
 PTX_KERNEL = re.compile(r"\s*(?:\.(?:visible|weak)\s+)?\.entry\s+([\w$%]+)")
-TARGET = re.compile(r"([a-z]+)_(\d+)([a-z]?)")
+TARGET = re.compile(r"([a-z]+)_(\d{1,9})([a-z]?)")
 
 
 @dataclass(frozen=True, kw_only=True)

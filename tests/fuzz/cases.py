@@ -59,11 +59,11 @@ def fuzz(parser: str, *, share: float = 1.0, **strategies: SearchStrategy[Any]) 
         strategies: where the test's arguments come from.
     """
     many = max(FEW, round(CASES * share)) if CASES else max(5, round(min(FEW, FEW * share * 10)))
-    few = {} if CASES else {"phases": (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)}
+    few = {} if CASES else {"phases": (Phase.explicit, Phase.generate, Phase.shrink)}
     wanted = settings(
         max_examples=many,
         deadline=None,
-        derandomize=False,
+        derandomize=not CASES,  # a change is not refused for what is found by chance; `nox -s fuzz` looks for that
         suppress_health_check=list(HealthCheck),
         **few,  # type: ignore[arg-type] # what is not there is as it is by default
     )

@@ -235,6 +235,14 @@ def test_what_was_not_asked_for() -> None:
     ]
 
 
+def test_a_number_without_end_is_no_architecture_either() -> None:
+    """Python refuses to read one of so many digits; PTX of a foreign module may name it."""
+    endless = f"compute_{'9' * 5000}"
+    contents = _contents(sm_90=[NMS], **{endless: [NMS]})
+    assert list(check_code(contents, [HOPPER])) == [f"PTX for {endless}, which was not asked for"]
+    assert [line.target for line in summary(contents, "m.so")] == ["sm_90", endless]
+
+
 def test_long_lists_are_cut() -> None:
     """Eight names tell enough."""
     problem = next(check_code(_contents(sm_90=[f"_Z3k{number}v" for number in range(10, 22)]), [BLACKWELL]))
