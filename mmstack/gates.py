@@ -189,10 +189,11 @@ def check_wheel(wheel: Path, expected: Expected, *, scratch: Path | None = None)
 def naming(wheel: Path, folder: Path) -> str:
     """Return which files of a wheel hold the name of a folder, that of its build, which everybody has elsewhere.
 
-    What a file holds compressed is not looked into.
+    Compilers know it without the links that led there. What a file holds compressed is not looked into.
     """
+    texts = {os.fsencode(folder), os.fsencode(folder.resolve())}
     with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if _holds(archive, name, os.fsencode(folder))]
+        names = [name for name in archive.namelist() if any(_holds(archive, name, text) for text in texts)]
     return _listed(names[:SHOWN], len(names))
 
 
