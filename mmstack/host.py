@@ -35,6 +35,7 @@ GPU_ANSWER = re.compile(r"(?P<name>.+), *(?P<capability>\d+\.\d), *(?P<driver>\d
 GROUPS_OF_THIS_PROCESS = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 LONGEST_REASON = 200
+TOP = Path("/")
 PROBE = """
 import json, platform, sys, sysconfig
 version = sys.implementation.version
@@ -296,7 +297,7 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
             fix="say `--python 3.11` or `--python /path/to/python`",
         )
     reasons = []
-    installed = _installed(uv, request)
+    installed = _installed(uv, request, cache)
     for version, path in installed:
         if version == request or version.startswith(f"{request}."):
             try:
@@ -305,7 +306,7 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
                 raise
             except HostError as error:
                 reasons.append(f"{error.what} ({error.why})")
-    others = sorted({version for version, _path in _installed(uv, "")}, key=Version)
+    others = sorted({version for version, _path in _installed(uv, "", cache)}, key=Version)
     there = "; ".join(dict.fromkeys(reasons)) or f"there are {', '.join(others) or 'no others'}"
     raise HostError(
         f"Python {request} is not on this machine, or cannot be built for",
@@ -314,13 +315,13 @@ def find_python(request: str, *, uv: Path, cache: Path) -> Interpreter:
     )
 
 
-def _installed(uv: Path, request: str) -> list[tuple[str, Path]]:
+def _installed(uv: Path, request: str, cache: Path) -> list[tuple[str, Path]]:
     """Return versions and paths of the Pythons that uv and pyenv have, the preferred first."""
     environment = {**os.environ, "PATH": _path_with_pyenv(request)}
-    words: list[str | Path] = [uv, "python", "list", "--only-installed", "--no-python-downloads", "--no-cache"]
+    words: list[str | Path] = [uv, "python", "list", "--only-installed", "--no-python-downloads"]
     words += ["--output-format", "json", *([request] if request else [])]
     try:
-        output = run(words, env=environment, cwd=Path("/")).output
+        output = _cached(words, environment, cache) or run([*words, "--no-cache"], env=environment, cwd=TOP).output
     except CommandError as error:
         raise HostError(
             "uv does not list the Pythons of this machine",
@@ -333,6 +334,18 @@ def _installed(uv: Path, request: str) -> list[tuple[str, Path]]:
         path = Path(entry["path"])
         paths.setdefault(path.resolve(), (entry["version"], path))
     return list(paths.values())
+
+
+def _cached(words: Sequence[str | Path], environment: Mapping[str, str], cache: Path) -> str:
+    """Return what uv lists with a cache of its own beside ours, nothing where it has any difficulty.
+
+    Without one it runs each Python every time. On a disk that is full it passes over those that are not in it.
+    """
+    with suppress(CommandError, DiskError):
+        output = run([*words, "--cache-dir", cache.with_suffix("")], env=environment, cwd=TOP).output
+        if not any(line.startswith("warning:") for line in output.splitlines()):
+            return output
+    return ""
 
 
 def _listed(listing: str) -> list[dict[str, str]]:

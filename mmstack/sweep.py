@@ -53,7 +53,19 @@ SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan
 OURS = frozenset(
     {
         *(pattern.partition("/")[0] for pattern in PLACES.values()),
-        *("compiler-cache", "digests", "distro", "edit", "home", "lock", "locks", "pythons.json", "timings", "uses"),
+        *(
+            "compiler-cache",
+            "digests",
+            "distro",
+            "edit",
+            "home",
+            "lock",
+            "locks",
+            "pythons",
+            "pythons.json",
+            "timings",
+            "uses",
+        ),
         "lost+found",
     }
 )
