@@ -169,7 +169,11 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
-        with self.workshop.uses.claim(of_plan(plan, self.workshop.tools)):
+        uses, dist = self.workshop.uses, str(self.workshop.paths.dist)
+        with (
+            uses.claim(of_plan(plan, self.workshop.tools)),
+            uses.claim([dist]),
+        ):  # so that a sweep from elsewhere looks there
             return self._build(plan, stop_after)
 
     def _build(self, plan: Plan, stop_after: str) -> tuple[Verification, ...]:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmstack.errors import CatalogError, UsageError
@@ -18,7 +19,6 @@ from mmstack.uses import STANDS_ON, of_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from mmstack.model import Paths
     from mmstack.uses import Known, Uses
@@ -194,7 +194,7 @@ def sweep(
 ) -> Swept:
     """Remove what is of no use any more, then what is over the limits, least recently used first.
 
-    What a result in `dist/` stands on, and what a build that runs uses, stays. No build begins meanwhile.
+    What a result stands on, of whichever checkout, and what a build that runs uses, stays. No build begins meanwhile.
 
     Raises:
         UsageError: in the state's folder lies what is none of ours, so that nobody knows what else there is not.
@@ -226,7 +226,7 @@ class _Broom:
         self.known = known
         self.limits = limits
         self.now = now
-        self.results = dict(_results(paths.dist))
+        self.results = {name: why for dist in _dists(paths, known) for name, why in _results(dist, paths.dist.parent)}
         self.names = Counter[Inode]()
         self.sizes = _inodes(self.state, self.names)
         self.before = self.left = sum(self.sizes.values())
@@ -312,7 +312,14 @@ def _is_half_made(thing: Thing) -> bool:
     return aside or (thing.kind == "work folder" and name.startswith("verify-"))
 
 
-def _results(dist: Path) -> Iterator[tuple[str, str]]:
+def _dists(paths: Paths, known: Known) -> Iterator[Path]:
+    """Yield where results lie: this checkout's, and others' that use this state; a rebuild's are part of it."""
+    others = {Path(name) for name in known.last if name.startswith("/")} - {paths.dist}
+    yield from sorted(folder for folder in others if not folder.is_relative_to(paths.state))
+    yield paths.dist
+
+
+def _results(dist: Path, root: Path) -> Iterator[tuple[str, str]]:
     """Yield what results stand on, and which: what is installed may be of another plan than the last run's manifest."""
     for file in sorted([*dist.glob("*/manifest.json"), *dist.glob(f"*/env/{STANDS_ON}")]):
         result = dist / file.relative_to(dist).parts[0]
@@ -324,7 +331,8 @@ def _results(dist: Path) -> Iterator[tuple[str, str]]:
                 why=(error.why or error.what) if isinstance(error, (CatalogError, UsageError)) else str(error),
                 fix=f"build the stack again, or remove {result}",
             ) from error
-        yield from ((name, f"{dist.name}/{result.name} stands on it") for name in names)
+        place = result.relative_to(root) if result.is_relative_to(root) else result
+        yield from ((name, f"{place} stands on it") for name in names)
 
 
 def _stands_on(file: Path) -> list[str]:

@@ -31,7 +31,7 @@ POLL_SECONDS = 0.1
 class Known:
     """What is known of use: what those that run use, and when what was used last, in seconds since the epoch.
 
-    A name that ends with `/` is all that the folder holds.
+    A name that ends with `/` is all that the folder holds; one that begins with `/` is a folder of results.
     """
 
     running: frozenset[str]

@@ -175,8 +175,8 @@ class Checkout:
         recipe.write_text(re.sub(r'sha256 = "[^"]*"', f'sha256 = "{sha256(sdist)}"', text), encoding="utf-8")
 
     def copy(self, parent: Path, *, built: bool = True) -> Checkout:
-        """Return the same elsewhere, with or without what it has built."""
-        left_out = ("uv-cache",) if built else (".mmstack", "dist")
+        """Return the same elsewhere, with or without what it has built; its state is not used by the other one."""
+        left_out = ("uv-cache", "uses") if built else (".mmstack", "dist")
         ignore = shutil.ignore_patterns(*left_out)
         shutil.copytree(self.root, parent / self.root.name, symlinks=True, ignore=ignore)
         shutil.copytree(self.index, parent / self.index.name)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -340,6 +341,42 @@ def test_what_a_run_uses_stays(bench: Bench) -> None:
     assert kept(swept)["artifacts/.new-1"] == "a build that runs may be making it"
     bench.sweep(max_size=0)
     assert not any(file.exists() for file in (ours, *shared))
+
+
+def test_another_checkout_s_results_stay_too(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of one that has the same state, as checkouts on a runner do: as long as its `dist/` is there."""
+    other = Bench(tmp_path_factory.mktemp("other"))
+    other.result("mini", KEYS[1])
+    bench.result("mini", KEYS[2])
+    files = [bench.artifact(key, days=99) for key in KEYS[1:4]]
+    with bench.uses.claim([str(other.paths.dist)]):
+        pass
+    swept = bench.sweep(max_size=0)
+    assert [file.exists() for file in files] == [True, True, False]
+    assert kept(swept)[f"artifacts/{KEYS[1]}"] == f"{other.paths.dist}/mini stands on it"
+    assert kept(swept)[f"artifacts/{KEYS[2]}"] == "dist/mini stands on it"
+    other.say("mini", MANIFEST_NAME, "{}")
+    with pytest.raises(UsageError, match=r"other0/dist/mini/manifest\.json cannot be read"):
+        bench.sweep()
+    shutil.rmtree(other.root)
+    bench.sweep(max_size=0)
+    assert not files[0].exists()
+    assert not list(bench.uses.root.glob("*.json"))
+
+
+def test_a_build_lets_sweeps_know_its_checkout(tmp_path: Path) -> None:
+    """Those from other checkouts."""
+    plan = Miniature(root=tmp_path).write().plan()
+    shop = Workshop(paths=Bench(tmp_path).paths, listener=print, environ={"PATH": str(tmp_path)})
+
+    def refuse(_event: Event) -> None:
+        raise KeyboardInterrupt
+
+    shop.listener = refuse
+    with pytest.raises(KeyboardInterrupt):
+        Engine(shop).build(plan)
+    with shop.uses.alone() as known:
+        assert str(tmp_path / "dist") in known.last
 
 
 def test_a_rebuild_is_one_thing_and_claims_where_all_do(bench: Bench) -> None:
