@@ -84,6 +84,7 @@ def _session(
         with console, disk_errors(state):
             yield Session(paths, console, offline=offline, locked=locked, layer_options=LAYER_OPTIONS)
     except MmstackError as error:
+        error.fix += _lacking(error.fix)
         with suppress(SystemExit):  # nobody reads it: the status says so too
             console.error(error, traceback=debug)
         raise Exit(code=error.code) from error
@@ -92,6 +93,17 @@ def _session(
         with suppress(SystemExit):  # the same
             console.error(stopped)
         raise Exit(code=stopped.code) from interrupt
+
+
+def _lacking(fix: str) -> str:
+    """Return in words which options of a remedy are the build's and not those of the task that runs."""
+    contexts = {str(context.name): context for context in copy.deepcopy(namespace).to_contexts()}
+    name = next((word for word in sys.argv[1:] if word in contexts), "build-stack")
+    named = dict.fromkeys(re.findall(r"`(--[a-z-]+)", fix))
+    lacking = [option for option in named if option not in contexts[name].flags]
+    if not set(lacking) <= contexts["build-stack"].flags.keys() or not lacking:
+        return ""
+    return f" (`build-stack` has {', '.join(lacking)}; `{name}` has not)"
 
 
 def _state() -> Path:
@@ -234,12 +246,9 @@ def plan(
 
 
 @task(
-    iterable=["source", "without"],
+    iterable=LISTS,
     help={
-        **{
-            name: CHOICE[name]
-            for name in ("stack", "cuda", "python", "toolkit", "torch", "index-only", "mirror", "source", "without")
-        },
+        **{name: text for name, text in CHOICE.items() if name not in {"linker", "jobs", *BUILDING}},
         "compiler-cache": CHOICE["compiler-cache"],
         **LOCKED,
         **MANNER,
@@ -250,11 +259,13 @@ def fetch(
     stack: str = "",
     cuda: str = "",
     python: str = "",
+    arch: str = "",
     toolkit: str = "",
     torch: str = "",
     index_only: bool = False,
     mirror: str = "",
     source: Sequence[str] | None = None,
+    flag: Sequence[str] | None = None,
     without: Sequence[str] | None = None,
     compiler_cache: str = "none",
     locked: bool = False,
@@ -268,11 +279,13 @@ def fetch(
             stack=stack,
             cuda=cuda,
             python=python,
+            arch=arch,
             toolkit=toolkit,
             torch=torch,
             index_only=index_only,
             mirror=mirror,
             source=source,
+            flag=flag,
             without=without,
         )
         session.engine.workshop.compiler_cache = compiler_cache
@@ -314,12 +327,9 @@ def verify(
 
 
 @task(
-    iterable=["source"],
+    iterable=["source", "flag"],
     help={
-        **{
-            name: CHOICE[name]
-            for name in ("stack", "cuda", "python", "arch", "toolkit", "torch", "index-only", "mirror", "source")
-        },
+        **{name: text for name, text in CHOICE.items() if name not in {"without", "linker", "jobs", *BUILDING}},
         **MANNER,
     },
 )
@@ -334,6 +344,7 @@ def doctor(
     index_only: bool = False,
     mirror: str = "",
     source: Sequence[str] | None = None,
+    flag: Sequence[str] | None = None,
     json: bool = False,
     verbose: bool = False,
     debug: bool = False,
@@ -350,6 +361,7 @@ def doctor(
             index_only=index_only,
             mirror=mirror,
             source=source,
+            flag=flag,
         )
         able = session.doctor(options)
     if not able:

@@ -436,7 +436,13 @@ def _layer_choice(table: Table) -> LayerChoice:
     table.only("name", "version", "source", "flags")
     source = _source_kind(table, "source", table.text("source"))
     if source in {"path", "installed"}:
-        raise table.wrong("source", "must be pinned", why="it changes", fix=f"use `--source LAYER={source}`")
+        given = "path:DIR" if source == "path" else "installed --python PATH"
+        raise table.wrong(
+            "source",
+            "must be pinned",
+            why="it changes",
+            fix=f"pin another kind here; `--source LAYER={given}` is for `build-stack`",
+        )
     return LayerChoice(
         name=table.text("name"),
         version=_version(table),

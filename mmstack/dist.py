@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 BILL = "sbom.cdx.json"
 REQUIREMENTS = ("run", "verify")
-AGAIN = "run `invoke build-stack` for this stack: it carries on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,10 @@ class Dist:
     def wheels(self) -> Path:
         """Return the folder of the layers' wheels."""
         return self.root / "wheels"
+
+    @property
+    def _again(self) -> str:
+        return f"`invoke build-stack --stack {self.root.name}` with its other options"
 
     def holds(self, plan: Plan, artifacts: Sequence[Artifact]) -> bool:
         """Return whether exactly this plan is installed."""
@@ -108,9 +111,7 @@ class Dist:
         """
         files = [self.root / "requirements" / f"{name}.txt" for name in REQUIREMENTS]
         if missing := [file for file in files if not file.exists()]:
-            raise UsageError(
-                f"there is no {missing[0]}", why="the stack is not installed", fix="run `invoke build-stack`"
-            )
+            raise UsageError(f"there is no {missing[0]}", why="the stack is not installed", fix=f"run {self._again}")
         return tuple(item for file in files for item in parse_requirements(file.read_text(encoding="utf-8")))
 
     def made_layers(self, manifest: Mapping[str, Any]) -> list[str]:
@@ -121,7 +122,11 @@ class Dist:
         """
         made = [layer["name"] for layer in manifest["layers"] if layer["source"]["kind"] != "installed"]
         if len(manifest["artifacts"]) < len(made):
-            raise UsageError(f"{self.root} holds no whole stack", why="its last build did not end", fix=AGAIN)
+            raise UsageError(
+                f"{self.root} holds no whole stack",
+                why="its last build did not end",
+                fix=f"run {self._again}: it carries on",
+            )
         return made
 
     def checked_wheels(self, artifacts: Sequence[Mapping[str, Any]]) -> list[Wheel]:
@@ -137,7 +142,7 @@ class Dist:
                 raise PinError(
                     f"{wheel.path} is not the wheel that was built",
                     why=f"the manifest says {wheel.sha256}, here is {found}",
-                    fix="let a build that runs end; where none does, remove this wheel and run `invoke build-stack`, "
+                    fix=f"let a build that runs end; where none does, remove this wheel and run {self._again}, "
                     "which puts the right one back",
                 )
         return wheels

@@ -72,7 +72,8 @@ def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
     sha256 = file_digest(wheel)
     for recipe in catalog.recipes.values():
         for version, kinds in recipe.releases.items():
-            if "wheel" in kinds and sha256 in {file.sha256 for file in kinds["wheel"].files}:
+            files = kinds["wheel"].files if "wheel" in kinds else ()
+            for pin in (file for file in files if file.sha256 == sha256):
                 taken = [
                     stack.name
                     for stack in catalog.stacks.values()
@@ -86,10 +87,16 @@ def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
                     "name": recipe.project,
                     "version": version,
                     "source": {"kind": "wheel", "file": wheel.name, "sha256": sha256},
-                    "command": f"uv run invoke fetch --stack {taken[0]}" if taken else "",
+                    "command": f"uv run invoke fetch --stack {taken[0]}{_python(pin.filename)}" if taken else "",
                     "doubt": "it is upstream's release, pinned here by its sha256: what it was built of, upstream says",
                 }
     return None
+
+
+def _python(filename: str) -> str:
+    """Return the option that takes a wheel's own Python, nothing where it is for several."""
+    found = PYTHON.fullmatch(filename.split("-")[-3])
+    return f" --python {found[1]}.{found[2]}" if found else ""
 
 
 def _read(document: Mapping[str, Any]) -> dict[str, Any]:

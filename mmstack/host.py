@@ -448,7 +448,9 @@ def _facts(path: Path, cache: Path) -> dict[str, Any]:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise HostError(f"{path} is no Python", why=str(error), fix="give the path of a python program") from error
+        raise HostError(
+            f"{path} is no Python", why=str(error), fix="give the path of a python program, or install that one again"
+        ) from error
     stamp = [PROBE_ID, str(path.resolve()), status.st_mtime_ns, status.st_size]
     known = _remembered(cache)
     entry = known.get(str(path))
@@ -471,7 +473,7 @@ def _probe(path: Path) -> dict[str, Any]:
         raise HostError(
             f"{path} is no working Python",
             why=_brief(error) or "it did not answer as a Python does",
-            fix="give the path of a python program",
+            fix="give the path of a python program, or install that one again",
         ) from error
 
 

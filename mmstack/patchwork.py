@@ -161,6 +161,11 @@ def save(workshop: Workshop, catalog: Catalog, recipe: RecipeData, name: str, re
         raise UsageError(
             f"no tree of {recipe.name} is being edited", fix=f"begin with `invoke patches.edit {recipe.name}`"
         )
+    if missing := [part for part in (folder / "base", folder / "tree") if not part.is_dir()]:
+        raise UsageError(
+            f"{missing[0]} is gone, so it is not known what was edited",
+            fix=f"put it back, or remove {folder} and edit anew",
+        )
     _demand_text_alone(folder / "base", folder / "tree")
     body = "".join(_tree_diff(folder / "base", folder / "tree"))
     if not body:

@@ -96,8 +96,23 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
             why="it names a wheel of it" if strays else "its build did not come so far",
             fix="give the manifest of a whole build",
         )
+    for layer, folder in _own_trees(asked):
+        if not folder.is_dir():
+            raise HostError(
+                f"{layer} was built from {folder}, which is not on this machine",
+                why="the manifest names a folder of its user's own",
+                fix="put the same tree there",
+            )
     python = ours.python or (asked.python if held else minor)
     return replace(asked, stack=stack, cuda="", python=python, mirror=ours.mirror, jobs=ours.jobs, **found)
+
+
+def _own_trees(asked: Options) -> Iterator[tuple[str, Path]]:
+    """Yield the layers that a folder is built for, and which."""
+    for layer, _equals, wish in (item.partition("=") for item in asked.source):
+        kind, _colon, folder = wish.partition(":")
+        if kind == "path" and folder:
+            yield layer, Path(folder)
 
 
 def _typed(given: Mapping[str, Any]) -> Options:

@@ -430,7 +430,7 @@ def _source(request: Request, catalog: Catalog, choice: LayerChoice) -> Source:
     if request.sources.get(choice.name):
         raise UsageError(
             f"layer '{choice.name}' {choice.version} has no source '{kind}'",
-            why=did_you_mean(kind, [*releases, "source", "path:DIR"]),
+            why=did_you_mean(kind, [*releases, *(["source"] if BUILT_KINDS & releases.keys() else []), "path:DIR"]),
             fix="choose one of these",
         )
     raise CatalogError(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmstack.digests import Digests
@@ -19,7 +20,6 @@ from mmstack.shapes import ARTIFACT, VERIFICATION, load_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from mmstack.events import Listener
 
@@ -38,6 +38,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
             text = str(error)
             number = next((each for each in DISK_ERRORS if os.strerror(each) in text), None)
             why = f"{os.strerror(number)}: {folder}" if number else ""
+        if number in {errno.EEXIST, errno.ENOTDIR} and error.filename and not Path(error.filename).is_dir():
+            raise DiskError(
+                f"{error.filename} is no folder, or below what is none",
+                why="it may be a link to a disk that is not mounted",
+                fix="mount that disk, or move what is there out of the way",
+            ) from error
         if number not in DISK_ERRORS:
             raise
         if number in {errno.EACCES, errno.EPERM}:  # also of what was to be read

@@ -80,7 +80,7 @@ SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 }
 AGES = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 SHOWN = 5
-QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", re.ASCII)
+QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)

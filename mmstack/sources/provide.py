@@ -182,7 +182,6 @@ class Sources:
         for kind in (kind for kind in held if kind != layer.source.kind):
             short = kind == "wheel" and name in self.options
             ways.append(f"`--{name} {kind}`" if short else f"`--source {name}={kind}`")
-        ways += ["`--index-only`"] if {"wheel", "sdist"} & held.keys() else []
         if not ways:
             return error
         own = f"{error.fix}; " if error.fix else ""

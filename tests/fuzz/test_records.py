@@ -353,7 +353,7 @@ LISTING = [{"path": "/bin/true", "version": "3.11.7"}, {"path": None, "version":
 def test_what_uv_lists_is_understood(body: bytes, answer: Callable[[str], None]) -> None:
     """What it says in another way is left out."""
     answer(line(body))
-    assert all(isinstance(path, Path) for _version, path in _installed(Path("uv"), "3.11"))
+    assert all(isinstance(path, Path) for _version, path in _installed(Path("uv"), "3.11", Path("pythons.json")))
 
 
 JUNIT = """<?xml version="1.0"?>
@@ -590,7 +590,7 @@ def test_what_others_say_is_taken_as_it_is(folder: Path, answer: Callable[[str],
     answer(json.dumps(HELD))
     assert find_installed(PROGRAM, folder / "installed.py").version == "2.0.1"
     answer(json.dumps(LISTING))
-    assert _installed(Path("uv"), "3.11") == [("3.11.7", PROGRAM)]
+    assert _installed(Path("uv"), "3.11", Path("pythons.json")) == [("3.11.7", PROGRAM)]
     (folder / ".ninja_log").write_text(NINJA, encoding="utf-8")
     assert len(progress.recorded(folder / ".ninja_log")) == 4
     (folder / "results.xml").write_text(JUNIT, encoding="utf-8")

@@ -209,6 +209,16 @@ def test_without_an_edit_there_is_nothing_to_save(bench: Bench) -> None:
     assert "invoke patches.edit ext" in caught.value.fix
 
 
+@pytest.mark.parametrize("part", ["base", "tree"])
+def test_a_tree_that_is_gone_is_no_edit(bench: Bench, part: str) -> None:
+    """Its patch would remove every file, or add them all; what is left of it stays."""
+    folder = bench.edit().parent
+    (folder / part).rename(folder / "aside")
+    with pytest.raises(UsageError, match=f"{part} is gone"):
+        bench.save()
+    assert (folder / "aside").is_dir()
+
+
 def test_what_a_patch_cannot_say_is_not_saved(bench: Bench) -> None:
     """A name that no diff can carry is refused before the series has it."""
     tree = bench.edit()

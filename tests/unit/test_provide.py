@@ -161,14 +161,14 @@ def contents(tree: Path) -> dict[str, str]:
 
 
 WAYS = {
-    "git": ("git", (), f"`--mirror URL-or-FILE`, {NO_GIT}, `--index-only`"),
+    "git": ("git", (), f"`--mirror URL-or-FILE`, {NO_GIT}"),
     "git, an option": (
         "git",
         ("ext",),
-        f"`--mirror URL-or-FILE`, {NO_GIT.replace('source ext=wheel', 'ext wheel')}, `--index-only`",
+        f"`--mirror URL-or-FILE`, {NO_GIT.replace('source ext=wheel', 'ext wheel')}",
     ),
-    "another layer's option": ("archive", ("base",), f"{ALL.replace('`--source ext=archive`, ', '')}, `--index-only`"),
-    "distro": ("distro", (), f"{ALL.replace('`--source ext=distro`, ', '')}, `--index-only`"),
+    "another layer's option": ("archive", ("base",), f"{ALL.replace('`--source ext=archive`, ', '')}"),
+    "distro": ("distro", (), f"{ALL.replace('`--source ext=distro`, ', '')}"),
 }
 
 
@@ -193,9 +193,7 @@ def test_the_ways_on_to_a_real_release_are_those_that_users_need(bench: Bench) -
     bench.options, bench.repositories.trouble = (lowest.name,), NetworkError("nobody answers")
     with pytest.raises(NetworkError) as caught:
         bench.sources.fetch(patchwork.release(catalog.recipe(lowest.name), lowest.version, lowest.source))
-    assert caught.value.fix == (
-        "other ways: `--mirror URL-or-FILE`, `--source torch=archive`, `--torch wheel`, `--index-only`"
-    )
+    assert caught.value.fix == ("other ways: `--mirror URL-or-FILE`, `--source torch=archive`, `--torch wheel`")
 
 
 def test_only_ways_that_there_are_are_named(bench: Bench) -> None:

@@ -341,6 +341,18 @@ def test_a_folder_that_cannot_be_copied_whole_is_told_as_such(store: Store) -> N
         raise shutil.Error([("a", "b", "[Errno 2] No such file or directory: 'a'")])
 
 
+@pytest.mark.parametrize("name", ["downloads", "downloads/x"])
+def test_a_folder_that_leads_nowhere_is_told_as_such(tmp_path: Path, name: str) -> None:
+    """As a link to a disk that is not mounted; but a folder that is there is no fault of the disk's."""
+    (tmp_path / "link").symlink_to(tmp_path / "nosuch")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "link", tmp_path / "file" / name):
+        with pytest.raises(DiskError, match="is no folder, or below what is none"), disk_errors(tmp_path):
+            place.mkdir(parents=True, exist_ok=True)
+    with pytest.raises(FileExistsError), disk_errors(tmp_path):
+        tmp_path.mkdir()
+
+
 def test_other_errors_of_the_system_are_not_the_disk_s(store: Store) -> None:
     """A bug is not dressed up as a full disk."""
     with pytest.raises(FileNotFoundError), disk_errors(store.root):

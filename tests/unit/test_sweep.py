@@ -502,6 +502,13 @@ def test_a_run_waits_for_a_sweep(bench: Bench, wait_for: Callable[..., None]) ->
     assert bench.told == [Waiting(what="invoke gc")]
 
 
+def test_a_number_without_end_is_no_size() -> None:
+    """It would be infinite, and that is no number of bytes."""
+    for read, unit in ((read_size, "GB"), (read_age, "d")):
+        with pytest.raises(UsageError, match="is no "):
+            read("9" * 400 + unit)
+
+
 def test_a_dry_run_removes_nothing(bench: Bench) -> None:
     """But says the same."""
     file = bench.artifact(KEYS[1], days=99)

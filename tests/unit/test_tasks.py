@@ -86,6 +86,15 @@ def test_a_wrong_command_ends_in_2_with_one_remedy(invoke: Invoke, tmp_path: Pat
     assert not (tmp_path / "state" / "work").exists()
 
 
+def test_a_remedy_says_which_options_the_task_lacks(invoke: Invoke) -> None:
+    """It is the engine's, which knows of no task."""
+    words = ("--stack", "cu128", "--python", "3.19")
+    assert "has not" not in invoke("plan", *words).stderr
+    done = invoke("lock", "--stack", "debian12", "--trees", "--keep", PATH=str(Path(sys.executable).parent))
+    assert done.returncode == 3, done.stderr
+    assert "(`build-stack` has --source; `lock` has not)" in " ".join(done.stderr.split())
+
+
 def test_a_dry_run_refuses_what_the_build_would_refuse(invoke: Invoke) -> None:
     """Also where only the plan shows it."""
     done = invoke("build-stack", "--dry-run", "--stop-after", "nosuch")
