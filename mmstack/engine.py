@@ -212,11 +212,12 @@ class Engine:
             error = MmstackError("ended unexpectedly", why=repr(problem), fix="run it again with `--debug`")
             raise
         finally:
+            passed = self._verifications(plan)
             self.workshop.listener(
                 RunEnded(
                     plan=plan,
                     artifacts=self._artifacts(plan),
-                    verifications=self._verifications(plan) + failed,
+                    verifications=passed + failed,
                     seconds=time.monotonic() - started,
                     error=error,
                     installed=self._installed(plan),
@@ -224,7 +225,7 @@ class Engine:
                     cores=cores(),
                 )
             )
-        return self._verifications(plan)
+        return passed
 
     def verify_again(self, dist: Dist, manifest: Mapping[str, Any]) -> tuple[Verification, ...]:
         """Prove the wheels that stand in a stack's folder, whoever built them, bottom-up in fresh environments.
