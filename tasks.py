@@ -98,12 +98,14 @@ def _session(
 def _lacking(fix: str) -> str:
     """Return in words which options of a remedy are the build's and not those of the task that runs."""
     contexts = {str(context.name): context for context in copy.deepcopy(namespace).to_contexts()}
-    name = next((word for word in sys.argv[1:] if word in contexts), "build-stack")
+    names = [word for word in sys.argv[1:] if word in contexts]
+    if len(names) != 1:  # which of them failed is not known here
+        return ""
     named = dict.fromkeys(re.findall(r"`(--[a-z-]+)", fix))
-    lacking = [option for option in named if option not in contexts[name].flags]
+    lacking = [option for option in named if option not in contexts[names[0]].flags]
     if not set(lacking) <= contexts["build-stack"].flags.keys() or not lacking:
         return ""
-    return f" (`build-stack` has {', '.join(lacking)}; `{name}` has not)"
+    return f" (`build-stack` has {', '.join(lacking)}; `{names[0]}` has not)"
 
 
 def _state() -> Path:

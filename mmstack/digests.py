@@ -27,7 +27,7 @@ class Digests:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._doubtful = False
-        self._read: dict[Path, list[int]] = {}
+        self._read: dict[Path, list[str | int]] = {}
 
     def doubt(self) -> None:
         """Believe only what this run itself has read."""
@@ -40,14 +40,15 @@ class Digests:
             OSError: the file cannot be read.
         """
         before = _looks(path)
-        if self._read.get(path) == before or (not self._doubtful and self._recall(path) == [expected, *before]):
+        wanted: list[str | int] = [expected, *before]
+        if self._read.get(path) == wanted or (not self._doubtful and self._recall(path) == wanted):
             return expected
         found = file_digest(path)
         if found != expected:
             self._forget(path)
         elif _looks(path) == before:
-            self._read[path] = before
-            self._remember(path, [found, *before])
+            self._read[path] = wanted
+            self._remember(path, wanted)
         return found
 
     def _file(self, path: Path) -> Path:

@@ -153,6 +153,8 @@ class Dist:
         fresh.mkdir(parents=True)
         for item in artifacts:
             shutil.copyfile(item.path, fresh / item.filename)
+        if self.wheels.is_symlink():
+            self.wheels.unlink()
         shutil.rmtree(self.wheels, ignore_errors=True)
         fresh.replace(self.wheels)
 

@@ -235,7 +235,8 @@ class Engine:
             PinError: a wheel is not the one that the manifest names.
             VerificationError: a layer does not do what its suite demands.
         """
-        with self.workshop.uses.claim(("uv-cache", *of_result(manifest))):
+        uses, shelf = self.workshop.uses, str(self.workshop.paths.dist)
+        with uses.claim(("uv-cache", *of_result(manifest))), uses.claim([shelf]):
             return self._verify_again(dist, manifest)
 
     def _verify_again(self, dist: Dist, manifest: Mapping[str, Any]) -> tuple[Verification, ...]:

@@ -79,7 +79,10 @@ def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
                     for stack in catalog.stacks.values()
                     for choice in stack.layers
                     if (choice.name, choice.version, choice.source) == (recipe.name, version, "wheel")
+                    and _python(pin.filename) in {"", *stack.python}
                 ]
+                same = [file for file in files if _python(file.filename) == _python(pin.filename)]
+                option = f" --python {_python(pin.filename)}" if _python(pin.filename) else ""
                 return {
                     "file": wheel.name,
                     "sha256": sha256,
@@ -87,16 +90,16 @@ def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
                     "name": recipe.project,
                     "version": version,
                     "source": {"kind": "wheel", "file": wheel.name, "sha256": sha256},
-                    "command": f"uv run invoke fetch --stack {taken[0]}{_python(pin.filename)}" if taken else "",
+                    "command": f"uv run invoke fetch --stack {taken[0]}{option}" if taken and same[0] == pin else "",
                     "doubt": "it is upstream's release, pinned here by its sha256: what it was built of, upstream says",
                 }
     return None
 
 
 def _python(filename: str) -> str:
-    """Return the option that takes a wheel's own Python, nothing where it is for several."""
+    """Return the Python that a wheel is for, nothing where it is for several."""
     found = PYTHON.fullmatch(filename.split("-")[-3])
-    return f" --python {found[1]}.{found[2]}" if found else ""
+    return f"{found[1]}.{found[2]}" if found else ""
 
 
 def _read(document: Mapping[str, Any]) -> dict[str, Any]:

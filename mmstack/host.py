@@ -337,14 +337,15 @@ def _installed(uv: Path, request: str, cache: Path) -> list[tuple[str, Path]]:
 
 
 def _cached(words: Sequence[str | Path], environment: Mapping[str, str], cache: Path) -> str:
-    """Return what uv lists with a cache of its own beside ours, nothing where it has any difficulty.
+    """Return what uv lists with a cache of its own beside ours, nothing where it has difficulties with that.
 
     Without one it runs each Python every time. On a disk that is full it passes over those that are not in it.
     """
+    folder = cache.with_suffix("")
     with suppress(CommandError, DiskError):
-        output = run([*words, "--cache-dir", cache.with_suffix("")], env=environment, cwd=TOP).output
-        if not any(line.startswith("warning:") for line in output.splitlines()):
-            return output
+        output = run([*words, "--cache-dir", folder], env=environment, cwd=TOP).output
+        said = (line for line in output.splitlines() if not line.startswith("["))
+        return "" if any(f"/{folder.name}/" in line for line in said) else output
     return ""
 
 

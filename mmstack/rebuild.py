@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from mmstack.options import MANY, SINGLE, Options
 from mmstack.report import layer_facts, not_ours
 from mmstack.shapes import misfit
 from mmstack.sources.archive import DAMAGE
+from mmstack.sources.places import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +99,7 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
             fix="give the manifest of a whole build",
         )
     for layer, folder in _own_trees(asked):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 - false for a name that no folder can have
             raise HostError(
                 f"{layer} was built from {folder}, which is not on this machine",
                 why="the manifest names a folder of its user's own",
@@ -112,7 +114,8 @@ def _own_trees(asked: Options) -> Iterator[tuple[str, Path]]:
     for layer, _equals, wish in (item.partition("=") for item in asked.source):
         kind, _colon, folder = wish.partition(":")
         if kind == "path" and folder:
-            yield layer, Path(folder)
+            with suppress(ValueError):  # planning refuses it
+                yield layer, user_path(folder)
 
 
 def _typed(given: Mapping[str, Any]) -> Options:

@@ -438,10 +438,15 @@ def machine() -> Record:
     """Return what a result is a result of: GPUs with driver, Python, system."""
     gpus, note = [], "there is no nvidia-smi"
     if program := shutil.which("nvidia-smi"):
-        done = ask([program, *GPU_QUERY], HERE)
-        rows = [[field.strip() for field in line.split(",")] for line in done.stdout.strip().splitlines()]
+        try:
+            done = ask([program, *GPU_QUERY], HERE)
+        except OSError as error:
+            said, told = "", str(error)
+        else:
+            said, told = done.stdout, done.stderr or done.stdout
+        rows = [[field.strip() for field in line.split(",")] for line in said.strip().splitlines()]
         gpus = [dict(zip(GPU_FIELDS, row, strict=True)) for row in rows if len(row) == len(GPU_FIELDS)]
-        note = "" if gpus else (done.stderr or done.stdout).strip()
+        note = "" if gpus else told.strip()
     return {"gpus": gpus, "gpus_note": note, "python": python_here(), "system": platform.platform()}
 
 

@@ -38,9 +38,10 @@ def disk_errors(folder: Path) -> Iterator[None]:
             text = str(error)
             number = next((each for each in DISK_ERRORS if os.strerror(each) in text), None)
             why = f"{os.strerror(number)}: {folder}" if number else ""
-        if number in {errno.EEXIST, errno.ENOTDIR} and error.filename and not Path(error.filename).is_dir():
+        single = error.filename if not error.filename2 else ""
+        if number in {errno.EEXIST, errno.ENOTDIR} and single and not Path(single).is_dir():
             raise DiskError(
-                f"{error.filename} is no folder, or below what is none",
+                f"{single} is no folder, or below what is none",
                 why="it may be a link to a disk that is not mounted",
                 fix="mount that disk, or move what is there out of the way",
             ) from error

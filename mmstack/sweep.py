@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmstack.errors import CatalogError, UsageError
-from mmstack.report import read_manifest_file
+from mmstack.report import MANIFEST_NAME, read_manifest_file
 from mmstack.shapes import inner_path, load_as
 from mmstack.store import RECORD, discard
 from mmstack.uses import STANDS_ON, of_result
@@ -79,6 +79,7 @@ SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     "TIB": 1 << 40,
 }
 AGES = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+AWAY_SECONDS = 90 * AGES["d"]
 SHOWN = 5
 QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)", re.ASCII)
 
@@ -214,7 +215,7 @@ def sweep(
             for verdict in verdicts:
                 if verdict.removed:
                     _remove(verdict.thing.path)
-            _forget(paths.state, known)
+            _forget(paths.state, known, clock())
     return Swept(verdicts=verdicts, before=broom.before, after=broom.left)
 
 
@@ -321,18 +322,45 @@ def _dists(paths: Paths, known: Known) -> Iterator[Path]:
 
 def _results(dist: Path, root: Path) -> Iterator[tuple[str, str]]:
     """Yield what results stand on, and which: what is installed may be of another plan than the last run's manifest."""
-    for file in sorted([*dist.glob("*/manifest.json"), *dist.glob(f"*/env/{STANDS_ON}")]):
-        result = dist / file.relative_to(dist).parts[0]
-        try:
-            names = _stands_on(file)
-        except (CatalogError, UsageError, OSError, ValueError) as error:
-            raise UsageError(
-                f"{file} cannot be read, so it is not known what that result stands on",
-                why=(error.why or error.what) if isinstance(error, (CatalogError, UsageError)) else str(error),
-                fix=f"build the stack again, or remove {result}",
-            ) from error
-        place = result.relative_to(root) if result.is_relative_to(root) else result
-        yield from ((name, f"{place} stands on it") for name in names)
+    place = result = dist
+    try:
+        for result in _listed(dist):
+            shown = result.relative_to(root) if result.is_relative_to(root) else result
+            for place in (result / MANIFEST_NAME, result / "env" / STANDS_ON):
+                if _is_there(place):
+                    yield from ((name, f"{shown} stands on it") for name in _stands_on(place))
+    except (CatalogError, UsageError, OSError, ValueError) as error:
+        raise UsageError(
+            f"{place} cannot be read, so it is not known what that result stands on",
+            why=(error.why or error.what) if isinstance(error, (CatalogError, UsageError)) else str(error),
+            fix=f"make it readable, build the stack again, or remove {result}",
+        ) from error
+
+
+def _listed(dist: Path) -> list[Path]:
+    """Return what lies in a folder of results, nothing where there is no such folder.
+
+    Raises:
+        OSError: it cannot be looked into, or is a link to what is not there.
+    """
+    try:
+        return sorted(dist.iterdir())
+    except FileNotFoundError:
+        if dist.is_symlink():
+            raise
+        return []
+
+
+def _is_there(file: Path) -> bool:
+    """Return whether a file is there; unlike `exists`, not whether nobody knows.
+
+    Raises:
+        OSError: its folder cannot be looked into.
+    """
+    try:
+        return bool(file.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _stands_on(file: Path) -> list[str]:
@@ -388,14 +416,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)  # another run may have put it in its place since
 
 
-def _forget(state: Path, known: Known) -> None:
-    """Remove what is known of files that are gone, and of uses of what is; but who runs may not have made it yet."""
+def _forget(state: Path, known: Known, now: float) -> None:
+    """Remove what is known of files that are gone, and of uses of what is; but who runs may not have made it yet.
+
+    Results may be away for a while, as the disk that they are on.
+    """
     for file in state.glob("digests/*.json"):
         if not _exists(_values(file, "path"), state):
             file.unlink(missing_ok=True)
     for file in state.glob("uses/*.json"):
         names = _values(file)
-        if not _exists(names, state) and not any(map(known.runs, names)):
+        away = any(name.startswith("/") for name in names) and now - file.stat().st_mtime < AWAY_SECONDS
+        if not away and not _exists(names, state) and not any(map(known.runs, names)):
             file.unlink()
 
 
@@ -408,10 +440,4 @@ def _values(file: Path, key: str = "") -> list[str]:
 
 
 def _exists(names: Iterable[str], state: Path) -> bool:
-    return any(_is_there(state / name) for name in names)
-
-
-def _is_there(path: Path) -> bool:
-    with suppress(OSError):  # of a name that no file can have
-        return path.exists()
-    return False
+    return any(os.path.exists(state / name) for name in names)  # noqa: PTH110 - false for a name that no file can have

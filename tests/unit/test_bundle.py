@@ -336,6 +336,9 @@ def test_what_a_result_is_a_result_of_is_told(bench: Bench, tmp_path: Path) -> N
     bench.put(program, b"#!/bin/sh\necho 'no devices' >&2; exit 6\n")
     bundle.verify("--layer", "top", PATH=f"{program.parent}:/usr/bin:/bin")
     assert bundle.results()["machine"]["gpus_note"] == "no devices"
+    bench.put(program, b"#!/nowhere/sh\n")
+    assert bundle.verify("--layer", "top", PATH=f"{program.parent}:/usr/bin:/bin").returncode == 0
+    assert "No such file" in bundle.results()["machine"]["gpus_note"]
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,13 @@ def test_a_file_that_is_as_it_was_is_not_read_again(bench: Bench) -> None:
     assert bench.reads == 1
 
 
+def test_what_was_read_is_not_what_anybody_expects(bench: Bench) -> None:
+    """A file that was found right once has no other digest for who asks for another."""
+    later = bench.again()
+    assert later.of(bench.file, bench.sha256) == bench.sha256
+    assert later.of(bench.file, "0" * 64) == bench.sha256
+
+
 def test_who_doubts_reads_each_file_once(bench: Bench) -> None:
     """Whatever it looks like."""
     later = bench.again()

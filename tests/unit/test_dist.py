@@ -97,6 +97,18 @@ def test_a_stopped_install_leaves_no_other_plan_installed(bench: Bench) -> None:
     assert "extra" not in (bench.dist.root / "requirements" / "run.txt").read_text(encoding="utf-8")
 
 
+def test_wheels_that_were_moved_to_another_disk_are_left_there(bench: Bench) -> None:
+    """The link to them is ours to replace, not what it leads to."""
+    plan = Miniature(root=bench.root / "checkout").write().plan()
+    bench.install(plan, "bill")
+    moved = bench.dist.wheels.rename(bench.root / "moved")
+    bench.dist.wheels.symlink_to(moved)
+    bench.install(plan, "bill")
+    assert bench.dist.holds(plan, bench.artifacts(plan))
+    assert not bench.dist.wheels.is_symlink()
+    assert list(moved.iterdir())
+
+
 def test_what_an_earlier_install_left_is_removed_before_anything_is_touched(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,12 +203,19 @@ def test_the_options_are_the_manifests_but_for_how_it_is_built(mini: Miniature) 
     assert rebuild.options(manifest_of(mini.plan()), Options(python="3.11.9")).python == "3.11.9"
 
 
-def test_a_folder_of_the_builder_s_own_must_be_here(mini: Miniature, tmp_path: Path) -> None:
+def test_a_folder_of_the_builder_s_own_must_be_here(
+    mini: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No other checkout has it, so none is asked for."""
     given = {"stack": "mini", "source": [f"ext=path:{tmp_path}/own"]}
     with pytest.raises(HostError, match="own, which is not on this machine"):
         rebuild.options(manifest_of(mini.plan(), options=given), Options())
     (tmp_path / "own").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = {"stack": "mini", "source": ["ext=path:~/own"]}
+    assert rebuild.options(manifest_of(mini.plan(), options=home), Options()).source == home["source"]
+    with pytest.raises(HostError, match="which is not on this machine"):
+        rebuild.options(manifest_of(mini.plan(), options={"source": [f"ext=path:{'a' * 300}"]}), Options())
     assert rebuild.options(manifest_of(mini.plan(), options=given), Options()).source == given["source"]
 
 

@@ -266,6 +266,37 @@ def test_a_result_from_git_stands_on_the_repositories(bench: Bench) -> None:
     assert all(file.exists() for file in files)
 
 
+@pytest.mark.parametrize("place", ["", "mini", "mini/env"])
+def test_results_that_cannot_be_looked_for_end_the_sweep(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Such as another user's, on a machine where several have one state: they count as there, not as none."""
+    bench.result("mini", KEYS[1])
+    file, closed = bench.artifact(KEYS[1], days=99), bench.paths.dist / place
+    ask = {name: getattr(Path, name) for name in ("iterdir", "stat")}
+
+    def refuse(name: str, path: Path, **how: bool) -> object:
+        if path == closed if name == "iterdir" else path.parent == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return ask[name](path, **how)
+
+    monkeypatch.setattr(Path, "iterdir", lambda path: refuse("iterdir", path))
+    monkeypatch.setattr(Path, "stat", lambda path, **how: refuse("stat", path, **how))
+    with pytest.raises(UsageError, match="it is not known what that result stands on") as caught:
+        bench.sweep(max_size=0)
+    assert "Permission denied" in caught.value.why
+    assert file.exists()
+
+
+def test_results_on_a_disk_that_is_not_mounted_end_the_sweep(bench: Bench) -> None:
+    """Where `dist/` is a link to it."""
+    file = bench.artifact(KEYS[1], days=99)
+    bench.paths.dist.symlink_to(bench.root / "nosuch")
+    with pytest.raises(UsageError, match="it is not known what that result stands on"):
+        bench.sweep(max_size=0)
+    assert file.exists()
+
+
 DEEP = "[" * 5000
 
 
@@ -362,6 +393,24 @@ def test_another_checkout_s_results_stay_too(bench: Bench, tmp_path_factory: pyt
     bench.sweep(max_size=0)
     assert not files[0].exists()
     assert not list(bench.uses.root.glob("*.json"))
+
+
+def test_another_checkout_s_results_may_be_away_for_a_while(
+    bench: Bench, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """On a disk that is mounted again later."""
+    other = Bench(tmp_path_factory.mktemp("other"))
+    other.result("mini", KEYS[1])
+    file = bench.artifact(KEYS[1], days=99)
+    with bench.uses.claim([str(other.paths.dist)]):
+        pass
+    (claim,) = bench.uses.root.glob("*.json")
+    os.utime(claim, (NOW - 80 * DAY, NOW - 80 * DAY))
+    away = other.paths.dist.rename(other.root / "away")
+    assert not removed(bench.sweep())
+    away.rename(other.paths.dist)
+    assert not removed(bench.sweep(max_size=0))
+    assert file.exists()
 
 
 def test_a_build_lets_sweeps_know_its_checkout(tmp_path: Path) -> None:
