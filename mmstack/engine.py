@@ -169,11 +169,9 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
-        uses, dist = self.workshop.uses, str(self.workshop.paths.dist)
-        with (
-            uses.claim(of_plan(plan, self.workshop.tools)),
-            uses.claim([dist]),
-        ):  # so that a sweep from elsewhere looks there
+        uses, results = self.workshop.uses, str(self.workshop.paths.dist)
+        # the second so that a sweep from another checkout looks there too
+        with uses.claim(of_plan(plan, self.workshop.tools)), uses.claim([results]):
             return self._build(plan, stop_after)
 
     def _build(self, plan: Plan, stop_after: str) -> tuple[Verification, ...]:
@@ -235,8 +233,8 @@ class Engine:
             PinError: a wheel is not the one that the manifest names.
             VerificationError: a layer does not do what its suite demands.
         """
-        uses, shelf = self.workshop.uses, str(self.workshop.paths.dist)
-        with uses.claim(("uv-cache", *of_result(manifest))), uses.claim([shelf]):
+        uses, results = self.workshop.uses, str(self.workshop.paths.dist)
+        with uses.claim(("uv-cache", *of_result(manifest))), uses.claim([results]):
             return self._verify_again(dist, manifest)
 
     def _verify_again(self, dist: Dist, manifest: Mapping[str, Any]) -> tuple[Verification, ...]:

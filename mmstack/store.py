@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmstack.digests import Digests
@@ -20,6 +19,7 @@ from mmstack.shapes import ARTIFACT, VERIFICATION, load_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from mmstack.events import Listener
 
@@ -39,7 +39,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
             number = next((each for each in DISK_ERRORS if os.strerror(each) in text), None)
             why = f"{os.strerror(number)}: {folder}" if number else ""
         single = error.filename if not error.filename2 else ""
-        if number in {errno.EEXIST, errno.ENOTDIR} and single and not Path(single).is_dir():
+        # isdir never raises, whatever the system names
+        if number in {errno.EEXIST, errno.ENOTDIR} and single and not os.path.isdir(single):  # noqa: PTH112
             raise DiskError(
                 f"{single} is no folder, or below what is none",
                 why="it may be a link to a disk that is not mounted",
