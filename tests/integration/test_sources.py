@@ -92,7 +92,7 @@ def test_a_layer_is_built_from_a_commit_through_a_mirror(upstream: Checkout, mir
 def test_a_host_that_cannot_be_reached_ends_in_3_and_names_the_ways_on(upstream: Checkout) -> None:
     """Each as it is to be typed."""
     done = upstream.build(*BASE_ALONE, "--source", "base=git", GIT_TERMINAL_PROMPT="0")
-    told(done, 3, "`--mirror URL-or-FILE`", "`--source base=sdist`", "`--index-only`")
+    told(done, 3, "`--mirror URL-or-FILE`", "`--source base=sdist`")
     assert "base=git`" not in done.err
 
 
@@ -167,7 +167,7 @@ def test_an_archive_is_built_like_an_sdist(built: Checkout) -> None:
     file.write_bytes(right[:-1] + b"x")
     told(built.build(*words), 4, file.name)
     file.unlink()
-    told(built.build(*words), 3, f"{file.name}", "`--source base=sdist`", "`--index-only`")
+    told(built.build(*words), 3, f"{file.name}", "`--source base=sdist`")
     file.write_bytes(right)
     told(built.build(*words), 0, "stack mini is built and verified")
 
@@ -380,7 +380,7 @@ def test_a_library_that_the_archive_has_no_more_ends_in_3(debian: Checkout) -> N
     library = read_lock(debian.root / "stacks" / "mini.lock").packages["ext"][0]
     relock(debian, packages={"ext": (replace(library, version="0.9-1"),)})
     done = debian.build(*DISTRO)
-    told(done, 3, "libmini-dev 0.9-1", "`invoke lock`", "`--source ext=sdist`", "`--index-only`")
+    told(done, 3, "libmini-dev 0.9-1", "`invoke lock`", "`--source ext=sdist`")
 
 
 @apt
