@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ from mmstack.uses import of_plan, of_result
 from mmstack.verify import Suite
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from mmstack.model import (
         Artifact,
@@ -169,10 +170,15 @@ class Engine:
         Raises:
             MmstackError: of whatever kind the first failing step ended with.
         """
-        uses, results = self.workshop.uses, str(self.workshop.paths.dist)
-        # the second so that a sweep from another checkout looks there too
-        with uses.claim(of_plan(plan, self.workshop.tools)), uses.claim([results]):
+        with self._claimed(of_plan(plan, self.workshop.tools)):
             return self._build(plan, stop_after)
+
+    @contextmanager
+    def _claimed(self, things: Iterable[str]) -> Iterator[None]:
+        """Use things of the state, and let sweeps from other checkouts know where our results lie."""
+        uses = self.workshop.uses
+        with uses.claim(things), uses.claim([str(self.workshop.paths.dist)]):
+            yield
 
     def _build(self, plan: Plan, stop_after: str) -> tuple[Verification, ...]:
         started, cpu = time.monotonic(), _cpu_seconds()
@@ -233,8 +239,7 @@ class Engine:
             PinError: a wheel is not the one that the manifest names.
             VerificationError: a layer does not do what its suite demands.
         """
-        uses, results = self.workshop.uses, str(self.workshop.paths.dist)
-        with uses.claim(("uv-cache", *of_result(manifest))), uses.claim([results]):
+        with self._claimed(("uv-cache", *of_result(manifest))):
             return self._verify_again(dist, manifest)
 
     def _verify_again(self, dist: Dist, manifest: Mapping[str, Any]) -> tuple[Verification, ...]:

@@ -74,15 +74,16 @@ def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
         for version, kinds in recipe.releases.items():
             files = kinds["wheel"].files if "wheel" in kinds else ()
             for pin in (file for file in files if file.sha256 == sha256):
+                python = _python(pin.filename)
                 taken = [
                     stack.name
                     for stack in catalog.stacks.values()
                     for choice in stack.layers
                     if (choice.name, choice.version, choice.source) == (recipe.name, version, "wheel")
-                    and _python(pin.filename) in {"", *stack.python}
+                    and python in {"", *stack.python}
                 ]
-                same = [file for file in files if _python(file.filename) == _python(pin.filename)]
-                option = f" --python {_python(pin.filename)}" if _python(pin.filename) else ""
+                first = next(file for file in files if _python(file.filename) == python)  # which a stack prefers
+                option = f" --python {python}" if python else ""
                 return {
                     "file": wheel.name,
                     "sha256": sha256,
@@ -90,7 +91,7 @@ def _released(wheel: Path, catalog: Catalog) -> dict[str, Any] | None:
                     "name": recipe.project,
                     "version": version,
                     "source": {"kind": "wheel", "file": wheel.name, "sha256": sha256},
-                    "command": f"uv run invoke fetch --stack {taken[0]}{option}" if taken and same[0] == pin else "",
+                    "command": f"uv run invoke fetch --stack {taken[0]}{option}" if taken and first == pin else "",
                     "doubt": "it is upstream's release, pinned here by its sha256: what it was built of, upstream says",
                 }
     return None

@@ -53,19 +53,17 @@ SHARED: tuple[Kind, ...] = ("toolkit", "repository", "uv's cache")  # which plan
 OURS = frozenset(
     {
         *(pattern.partition("/")[0] for pattern in PLACES.values()),
-        *(
-            "compiler-cache",
-            "digests",
-            "distro",
-            "edit",
-            "home",
-            "lock",
-            "locks",
-            "pythons",
-            "pythons.json",
-            "timings",
-            "uses",
-        ),
+        "compiler-cache",
+        "digests",
+        "distro",
+        "edit",
+        "home",
+        "lock",
+        "locks",
+        "pythons",
+        "pythons.json",
+        "timings",
+        "uses",
         "lost+found",
     }
 )
@@ -215,7 +213,7 @@ def sweep(
             for verdict in verdicts:
                 if verdict.removed:
                     _remove(verdict.thing.path)
-            _forget(paths.state, known, clock())
+            _forget(paths.state, known, broom.now)
     return Swept(verdicts=verdicts, before=broom.before, after=broom.left)
 
 

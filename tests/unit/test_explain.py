@@ -70,6 +70,11 @@ def test_a_released_wheel_is_what_it_is_pinned_as(mini: Miniature) -> None:
     said, lines = explain(wheel, mini.catalog)
     assert (said["layer"], said["version"], said["source"]["kind"]) == ("base", "1.0", "wheel")
     assert said["command"] == "uv run invoke fetch --stack mini --python 3.11"
+    mini.edit("pipelines/base/recipe.toml", file_digest(wheel), SMALL.sha256)
+    mini.edit("pipelines/base/recipe.toml", BIG.sha256, file_digest(wheel))
+    assert explain(wheel, mini.catalog)[0]["command"] == ""  # the stack takes the first that there is
+    mini.edit("pipelines/base/recipe.toml", file_digest(wheel), BIG.sha256)
+    mini.edit("pipelines/base/recipe.toml", SMALL.sha256, file_digest(wheel))
     other = SMALL.filename.replace("cp311-cp311", "cp39-cp39")
     mini.edit("pipelines/base/recipe.toml", SMALL.filename, other)
     assert explain(wheel, mini.catalog)[0]["command"] == ""

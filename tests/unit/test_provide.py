@@ -193,7 +193,7 @@ def test_the_ways_on_to_a_real_release_are_those_that_users_need(bench: Bench) -
     bench.options, bench.repositories.trouble = (lowest.name,), NetworkError("nobody answers")
     with pytest.raises(NetworkError) as caught:
         bench.sources.fetch(patchwork.release(catalog.recipe(lowest.name), lowest.version, lowest.source))
-    assert caught.value.fix == ("other ways: `--mirror URL-or-FILE`, `--source torch=archive`, `--torch wheel`")
+    assert caught.value.fix == "other ways: `--mirror URL-or-FILE`, `--source torch=archive`, `--torch wheel`"
 
 
 def test_only_ways_that_there_are_are_named(bench: Bench) -> None:
