@@ -381,6 +381,7 @@ def explain(_c: Context, wheel: str, json: bool = False, verbose: bool = False, 
     help={
         "from": "the manifest of the build that is to be made again: a manifest.json, or the folder that it is in",
         "python": "the Python to build for (default: one of the manifest's version)",
+        "toolkit": "where the manifest's CUDA toolkit is here, e.g. system:DIR (default: as the manifest says)",
         "mirror": CHOICE["mirror"],
         "jobs": CHOICE["jobs"],
         "offline": "use only what was fetched before",
@@ -391,6 +392,7 @@ def rebuild(
     _c: Context,
     from_: str,
     python: str = "",
+    toolkit: str = "",
     mirror: str = "",
     jobs: str = "",
     offline: bool = False,
@@ -400,7 +402,7 @@ def rebuild(
 ) -> None:
     """Make the wheels of a manifest again from the same inputs, and compare them with it bit for bit."""
     with _session(json=json, verbose=verbose, debug=debug, offline=offline) as session:
-        session.rebuild(from_, _options(python=python, mirror=mirror, jobs=jobs))
+        session.rebuild(from_, _options(python=python, toolkit=toolkit, mirror=mirror, jobs=jobs))
 
 
 @task(help={"stack": "the stack (default: the only one in dist/)", **MANNER})

@@ -70,18 +70,19 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
 
     Raises:
         CatalogError: it has others than this version knows.
-        UsageError: it does not name the wheel of each layer.
+        UsageError: it does not name the wheel of each layer, or has no use for the toolkit that is named here.
+        HostError: what it was built from is a folder that is not here.
     """
     try:
         asked = _typed(manifest["options"])
         asked.request()  # refuses what no option means
         minor = ".".join(manifest["interpreter"]["version"].split(".")[:2])
         stack = manifest["stack"]["name"]
-        toolkit = manifest["toolkit"]
+        toolkit, wish = manifest["toolkit"], ours.toolkit or asked.toolkit
         linker = manifest["compiler"] and manifest["compiler"]["linker"]
         found: dict[str, Any] = {  # what was left to be found out there
             "arch": ",".join(toolkit["architectures"]) if toolkit else asked.arch,
-            "toolkit": toolkit["kind"] if toolkit and asked.toolkit in {"", "auto"} else asked.toolkit,
+            "toolkit": toolkit["kind"] if toolkit and wish in {"", "auto"} else wish,
             "linker": linker["kind"] if linker and asked.linker == "auto" else asked.linker,
         }
         held = any(layer["source"]["kind"] == "installed" for layer in manifest["layers"])
@@ -97,6 +98,10 @@ def options(manifest: Mapping[str, Any], ours: Options) -> Options:
             f"the manifest has no layer '{strays[0]}'" if strays else f"the manifest names no wheel of {lacking}",
             why="it names a wheel of it" if strays else "its build did not come so far",
             fix="give the manifest of a whole build",
+        )
+    if ours.toolkit and not toolkit:
+        raise UsageError(
+            "`--toolkit` says nothing here", why="the manifest's build had no CUDA toolkit", fix="leave it out"
         )
     for layer, folder in _own_trees(asked):
         if not os.path.isdir(folder):  # noqa: PTH112 - false for a name that no folder can have

@@ -246,6 +246,7 @@ class Session:
         request = other._request(asked)  # noqa: SLF001 - it is one of us, here and below
         with rebuild.of_this_checkout(manifest):
             selection = select(request, other.engine.catalog)
+            demand_python(selection.stack, manifest["interpreter"]["version"])
         facts = other._look(selection.stack, request, one_python=True)  # noqa: SLF001
         python = choose_python(selection.stack, facts)
         with rebuild.of_this_checkout(manifest):

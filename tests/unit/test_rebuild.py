@@ -243,6 +243,15 @@ def test_what_was_found_out_there_is_not_looked_for_here(
     assert rebuild.options(plain, Options()).linker == "auto"
 
 
+def test_the_toolkit_may_lie_elsewhere_here(mini: Miniature) -> None:
+    """Each machine has it where it likes; that it is the same one is seen afterwards."""
+    given = {"stack": "mini", "toolkit": "system:/usr/local/cuda"}
+    here = Options(toolkit="system:/opt/cuda")
+    assert rebuild.options(manifest_of(mini.plan(), options=given, toolkit=TOOLKIT), here).toolkit == here.toolkit
+    with pytest.raises(UsageError, match="says nothing here"):
+        rebuild.options(manifest_of(mini.plan()), here)
+
+
 @pytest.mark.parametrize(
     ("own", "said"),
     [({"mirror": "nonsense"}, "--mirror"), ({"jobs": "many"}, "--jobs"), ({"python": "3.9"}, "is not for Python 3.9")],
@@ -257,7 +266,8 @@ def test_one_s_own_mistake_is_not_the_manifest_s(
     manifest = manifest_of(mini.plan(), builder={"commit": "f" * 40})
     with pytest.raises((UsageError, ConstraintError), match=said):
         session.rebuild(str(mini.put("manifest.json", json.dumps(manifest))), Options(**own))
-    for theirs in ({"stack": {**manifest["stack"], "name": "other"}}, {"options": {"flag": ["ext.NONE=1"]}}):
+    another = {"interpreter": {**manifest["interpreter"], "version": "3.9.1"}}
+    for theirs in ({"stack": {**manifest["stack"], "name": "other"}}, {"options": {"flag": ["ext.NONE=1"]}}, another):
         with pytest.raises(PinError, match="this checkout does not make") as caught:
             session.rebuild(str(mini.put("manifest.json", json.dumps({**manifest, **theirs}))), Options())
         assert "f" * 40 in caught.value.fix
