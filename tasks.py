@@ -493,11 +493,14 @@ def sources_compare(
         session.compare_sources(layer, (first, second), version, mirror)
 
 
-@task(name="check", help={"debug": MANNER["debug"]})
-def patches_check(_c: Context, debug: bool = False) -> None:
+@task(
+    name="check",
+    help={"strict": "end at a source that could not be had from the network, with status 3", "debug": MANNER["debug"]},
+)
+def patches_check(_c: Context, strict: bool = False, debug: bool = False) -> None:
     """Prove every patch series against the pinned sources."""
     with _session(debug=debug) as session:
-        session.check_patches()
+        session.check_patches(strict=strict)
 
 
 @task(

@@ -12,7 +12,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from mmstack import constraints, patches
-from mmstack.errors import HostError, MmstackError, PatchError, UsageError
+from mmstack.errors import DiskError, HostError, MmstackError, PatchError, UsageError
 from mmstack.keys import file_digest
 from mmstack.model import Patch, Source
 from mmstack.report import write_atomically
@@ -64,12 +64,12 @@ class Release:
 class Proof:
     """A series that applies, in order, to one release: every patch in its range, whatever its `when`.
 
-    `trouble` says why nothing could be proved: the source could not be had.
+    `trouble` is why nothing could be proved: the source could not be had.
     """
 
     release: Release
     patches: tuple[str, ...]
-    trouble: str = ""
+    trouble: HostError | None = None
 
 
 def prove_all(workshop: Workshop, catalog: Catalog) -> Iterator[Proof]:
@@ -77,6 +77,7 @@ def prove_all(workshop: Workshop, catalog: Catalog) -> Iterator[Proof]:
 
     Raises:
         PatchError: one does not apply, is already applied or changes nothing.
+        DiskError: the disk is full, and so on.
     """
     for recipe in catalog.recipes.values():
         for each in releases(recipe):
@@ -217,8 +218,10 @@ def _prove(workshop: Workshop, catalog: Catalog, wanted: Release, names: tuple[s
     try:
         with workshop.scratch("prove") as folder:
             _patched(workshop, catalog, wanted, folder / "tree")
+    except DiskError:
+        raise
     except HostError as error:
-        return Proof(release=wanted, patches=names, trouble=error.what)
+        return Proof(release=wanted, patches=names, trouble=error)
     return Proof(release=wanted, patches=names)
 
 

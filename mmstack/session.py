@@ -16,7 +16,7 @@ from mmstack.dist import Dist
 from mmstack.doctor import Needs
 from mmstack.engine import Engine, until
 from mmstack.envs import uv_path
-from mmstack.errors import CatalogError, DiskError, MmstackError, UsageError, did_you_mean
+from mmstack.errors import CatalogError, DiskError, MmstackError, NetworkError, UsageError, did_you_mean
 from mmstack.events import Notice, RunEnded
 from mmstack.jobs import memory_per_job
 from mmstack.lock import tree_name, write_lock
@@ -392,14 +392,20 @@ class Session:
         self.console.text("\n".join(trees.lines(found, kinds)) or same)
         self.console.document({"layer": layer, "version": version, "kinds": kinds, **vars(found)})
 
-    def check_patches(self) -> None:
-        """Prove every series against the pinned sources."""
+    def check_patches(self, *, strict: bool) -> None:
+        """Prove every series against the pinned sources.
+
+        Raises:
+            NetworkError: one could not be had from the network, and `strict` forbids that.
+        """
         from mmstack import patchwork  # noqa: PLC0415 - see bundle
 
         for proof in patchwork.prove_all(self.engine.workshop, self.engine.catalog):
             what = f"{proof.release.name} {proof.release.version} ({proof.release.source.kind})"
-            said = f"not proved: {proof.trouble}" if proof.trouble else f"{len(proof.patches)} patches apply"
+            said = f"not proved: {proof.trouble.what}" if proof.trouble else f"{len(proof.patches)} patches apply"
             self.console.text(f"{what}: {said}")
+            if strict and isinstance(proof.trouble, NetworkError):
+                raise proof.trouble
 
     def edit_patches(self, layer: str, version: str, kind: str) -> None:
         """Lay out a layer's patched tree for editing."""

@@ -131,7 +131,7 @@ class Index:
         return next((size for size in sizes if size is not None), None)
 
     def _locked(self, filename: str, requirement: LockedRequirement, links: Sequence[Link]) -> Offer | None:
-        for link in links:
+        for link in sorted(links, key=lambda link: not _listed(link)):  # one without is read whole
             digest = self._digest(link, requirement.sha256)
             if digest in requirement.sha256:
                 return _offer(FilePin(filename=filename, sha256=digest), links)

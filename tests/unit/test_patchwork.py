@@ -1,23 +1,29 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 
 from mmstack import patches, patchwork
-from mmstack.errors import DiskError, NetworkError, PatchError, UsageError
+from mmstack.console import Console
+from mmstack.errors import DiskError, HostError, NetworkError, PatchError, UsageError
 from mmstack.events import ignore
 from mmstack.keys import file_digest
 from mmstack.model import Paths
+from mmstack.session import Session
 from mmstack.workshop import Workshop
 from tests.miniature import WAYS, Miniature
 from tests.support import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from mmstack.catalog import Catalog
@@ -85,7 +91,9 @@ class Bench:
     def proofs(self) -> dict[str, tuple[str, ...] | str]:
         """Prove all series: which patches apply to each release and kind of source, or why that is not known."""
         return {
-            f"{proof.release.version} {proof.release.source.kind}": proof.trouble or proof.patches
+            f"{proof.release.version} {proof.release.source.kind}": (
+                proof.trouble.what if proof.trouble else proof.patches
+            )
             for proof in patchwork.prove_all(self.shop, self.catalog)
         }
 
@@ -298,6 +306,35 @@ def test_a_series_is_proved_for_every_kind_of_source(bench: Bench) -> None:
     assert set(found) == {"2.0 git", "2.0 distro"}
     bench.mini.edit("patches/ext/series.toml", "versions =", 'sources = ["archive"]\nversions =')
     assert bench.proofs() == {"2.0 archive": ("ext-some-name",)}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [(NetworkError("no host"), pytest.raises(NetworkError)), (HostError("no apt"), nullcontext())],
+)
+def test_only_the_network_is_to_blame(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, trouble: HostError, expected: AbstractContextManager[object]
+) -> None:
+    """Nobody need have Debian; who asks for all to be proved is told where the network did not let it."""
+    proof = patchwork.Proof(release=patchwork.release(bench.recipe, "2.0"), patches=("ext-a",), trouble=trouble)
+    monkeypatch.setattr(patchwork, "prove_all", lambda *_words: iter([proof]))
+    paths = Paths(root=bench.mini.root, state=bench.state, dist=bench.mini.root / "dist")
+    said = io.StringIO()
+    session = Session(paths=paths, console=Console(stdout=said, stderr=io.StringIO()))
+    session.check_patches(strict=False)
+    with expected:
+        session.check_patches(strict=True)
+    assert said.getvalue().count(f"not proved: {trouble.what}") == 2
+
+
+def test_a_full_disk_proves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no source that cannot be had."""
+    change(bench.edit())
+    bench.save()
+    full = DiskError("the disk is full")
+    monkeypatch.setattr(patchwork, "lay_out", Mock(side_effect=full))
+    with pytest.raises(DiskError):
+        bench.proofs()
 
 
 def test_an_edit_that_cannot_begin_leaves_nothing(bench: Bench) -> None:
