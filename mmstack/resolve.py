@@ -582,7 +582,12 @@ def _layer(  # one layer's decisions in one place
         architectures=tools.architectures if toolkit else (),
         version=choice.version,
     )
-    build_requires = _build_requires(recipe, locked, below) if built else _beside(chosen, locked)
+    variant = "" if installed else _variant(recipe, choice.version, chosen, cuda)
+    build_requires = (
+        _build_requires(recipe, locked, below, variant if toolkit else "")
+        if built
+        else locked.get(f"run-{variant}", ())
+    )
     versions = {**{item.name: item.version for item in build_requires}, **facts}
     if toolkit:
         versions["cuda"] = toolkit.version
@@ -643,7 +648,7 @@ def _layer(  # one layer's decisions in one place
         expect=expect,
         installed=installed,
         folder=findings.trees.get(choice.name, ""),
-        variant="" if installed else _variant(recipe, choice.version, chosen, cuda),
+        variant=variant,
         packages=packages,
         tree=catalog.lock(selection.stack).trees.get(tree_name(choice.name, source.kind, choice.version), {}),
         seconds=_seconds(recipe, choice.version, told) if built else 0,
@@ -692,19 +697,15 @@ def _variant(recipe: RecipeData, version: str, chosen: FilePin | None, cuda: str
 
 
 def _build_requires(
-    recipe: RecipeData, locked: Mapping[str, tuple[LockedRequirement, ...]], below: Mapping[str, LayerPlan]
+    recipe: RecipeData,
+    locked: Mapping[str, tuple[LockedRequirement, ...]],
+    below: Mapping[str, LayerPlan],
+    variant: str,
 ) -> tuple[LockedRequirement, ...]:
-    variants = [below[name].variant for name in recipe.against if below[name].variant]
+    """Return what a layer is built by, and what must stand beside it and those below for libraries to be found."""
+    variants = [variant, *(below[name].variant for name in recipe.against)]
     names = [f"build-{recipe.name}", *(f"run-{name}" for name in variants if f"run-{name}" in locked)]
     return _merge(locked, names)
-
-
-def _beside(
-    chosen: FilePin | None, locked: Mapping[str, tuple[LockedRequirement, ...]]
-) -> tuple[LockedRequirement, ...]:
-    """Return what must stand beside a prebuilt wheel for its libraries to be found."""
-    name = f"run-{chosen.variant}" if chosen and chosen.variant else ""
-    return locked.get(name, ())
 
 
 def patches_of(

@@ -470,6 +470,7 @@ class Workshop:
         self.environments.make(place.env, plan.interpreter, needed, log=place.log, beside=beside)
         if layer.for_gpus and plan.toolkit:
             self.toolkit(plan, plan.toolkit)
+            wheels.lay_out(site_packages(place.env, plan.interpreter), place.nvidia)
         if layer.packages:
             sysroot.make(self.sources.archive.files(layer.packages), place.sysroot, place.log)
         return f"{len(needed)} wheels"

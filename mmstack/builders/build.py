@@ -31,8 +31,9 @@ PROGRESS = re.compile(r"^\[(\d+)/(\d+)\] ")
 class Workplace:
     """Where one layer is built: the patched tree, its environment, what is compiled, the wheel, a HOME, the log.
 
-    `sysroot` holds what of a distribution it is built against; `timings` remembers how long each of its files took,
-    for the next build's estimate, and `apart` which of them do not compile together.
+    `sysroot` holds what of a distribution it is built against, `nvidia` NVIDIA's libraries out of wheels; `timings`
+    remembers how long each of its files took, for the next build's estimate, and `apart` which of them do not compile
+    together.
     """
 
     tree: Path
@@ -43,6 +44,11 @@ class Workplace:
     log: Path
     sysroot: Path
     timings: Path
+
+    @property
+    def nvidia(self) -> Path:
+        """Return where NVIDIA's libraries lie for what is compiled against them, each in a folder of its name."""
+        return self.tree.with_name("nvidia")
 
     @property
     def apart(self) -> Path:
@@ -152,6 +158,7 @@ class Build:
             "{built}": str(self.folder),
             "{python}": str(python_of(self.place.env)),
             "{local_version}": self.layer.local_version,
+            "{nvidia}": str(self.place.nvidia),
         }
         return {name: _filled(value, words) for name, value in values.items()}
 

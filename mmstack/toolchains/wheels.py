@@ -1,8 +1,9 @@
-"""A CUDA toolkit, or a single program of it, out of NVIDIA's wheels as they lie in an environment."""
+"""A CUDA toolkit, or a single library or program, out of NVIDIA's wheels as they lie in an environment."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 from mmstack.errors import HostError
@@ -29,11 +30,24 @@ def complete(site: Path, version: str) -> Path:
             why=f"there is no {home / 'bin' / 'nvcc'}",
             fix="give another toolkit: `--toolkit system` or `--toolkit redist`",
         )
-    for library in sorted((home / "lib").glob("lib*.so.*")):
-        if match := VERSIONED.fullmatch(library.name):
-            _link(library.with_name(match["name"]), library.name)
+    _name_for_linkers(home / "lib")
     _link(home / "lib64", "lib")
     return home
+
+
+def lay_out(site: Path, into: Path) -> None:
+    """Make a folder of each of NVIDIA's libraries in an environment, as what compiles against one looks for it.
+
+    The environment itself stays as it was installed.
+    """
+    shutil.rmtree(into, ignore_errors=True)
+    for source in sorted(site.glob("nvidia/*/lib")):
+        folder = into / source.parent.name
+        (folder / "lib").mkdir(parents=True)
+        _link(folder / "include", str(source.with_name("include")))
+        for library in source.iterdir():
+            _link(folder / "lib" / library.name, str(library))
+        _name_for_linkers(folder / "lib")
 
 
 def program(site: Path, name: str) -> Path:
@@ -46,6 +60,12 @@ def program(site: Path, name: str) -> Path:
     if found is None:
         raise HostError(f"NVIDIA's wheels hold no {name}", why=f"looked into {site}", fix="make the lock anew")
     return found
+
+
+def _name_for_linkers(folder: Path) -> None:
+    for library in sorted(folder.glob("lib*.so.*")):
+        if match := VERSIONED.fullmatch(library.name):
+            _link(library.with_name(match["name"]), library.name)
 
 
 def _link(path: Path, target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from mmstack.errors import GateError
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
 
     from mmstack.recipes import BuildFacts
 
+# of the wheels that run beside torch, which refuses an older cuDNN than it was compiled with
+FROM_WHEELS = {
+    "CUDNN_ROOT": "{nvidia}/cudnn",
+    "CUDNN_INCLUDE_DIR": "{nvidia}/cudnn/include",
+    "CUDNN_LIBRARY": "{nvidia}/cudnn/lib",
+    "NCCL_ROOT": "{nvidia}/nccl",
+    "NCCL_INCLUDE_DIR": "{nvidia}/nccl/include",
+    "NCCL_LIB_DIR": "{nvidia}/nccl/lib",
+}
+# what CMake's cache has as found, and where that should be
+FOUND_IN = {"CUDNN_LIBRARY_PATH": "CUDNN_LIBRARY", "NCCL_LIBRARIES": "NCCL_LIB_DIR"}
 # what only a build with CUDA has: without it they are off whatever they say
 FOR_GPUS = frozenset(
     {
@@ -61,6 +73,7 @@ class Torch(DataOnly):
             "USE_ROCM": "OFF",
         }
         if facts.cuda != "cpu":
+            variables |= FROM_WHEELS
             variables["TORCH_CUDA_ARCH_LIST"] = ";".join(str(item) for item in facts.architectures)
         return variables
 
@@ -91,6 +104,8 @@ class Torch(DataOnly):
             )
         said = {name: cache[name] for name in facts.flags if name in cache} | found
         _compare("CMake", said, {**self.environment(facts), "TORCH_VERSION": facts.version})
+        if facts.cuda != "cpu":
+            _check_libraries(cache, facts.flags)
         lacking = [
             match[1]
             for name, status in sorted(cache.items())
@@ -115,6 +130,26 @@ class Torch(DataOnly):
         wanted = self.expect(facts)
         _compare("the wheel", found, wanted)
         return (f"settings ({len(wanted.keys() & found.keys())})",)
+
+
+def _check_libraries(cache: Mapping[str, str], flags: Mapping[str, str]) -> None:
+    strays = [
+        f"{name} is {cache[name]}"
+        for name, place in FOUND_IN.items()
+        if name in cache and not PurePath(cache[name]).is_relative_to(cache.get(place) or name)
+    ]
+    if strays:
+        raise GateError(
+            "a library of this machine would be compiled against",
+            why=f"{'; '.join(strays)}: torch will run beside that of NVIDIA's wheel, which the lock pins",
+            fix="leave it out: `--flag torch.USE_CUDNN=OFF`, `--flag torch.USE_NCCL=OFF`",
+        )
+    if flags.get("USE_KINETO") == "ON" and cache.get("LIBKINETO_NOCUPTI") == "ON":
+        raise GateError(
+            "the profiler would not see the GPU",
+            why="CMake found no CUPTI, and leaves it out of Kineto without an error",
+            fix="give a toolkit that holds CUPTI with `--toolkit`, or leave Kineto out: `--flag torch.USE_KINETO=OFF`",
+        )
 
 
 def _compare(who: str, found: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -122,6 +122,17 @@ def test_a_gpu_that_the_stack_will_not_run_on_is_told(gpu: Miniature, capability
     )
 
 
+def test_what_is_compiled_for_gpus_is_examined_beside_what_its_release_requires(gpu: Miniature) -> None:
+    """NVIDIA's libraries are not in its own wheel."""
+    gpu.edit("pipelines/base/recipe.toml", "[run]", '[build]\nrequires = ["backend"]\n\n[build.cuda]\n\n[run]')
+    sets = {"toolkit": ("cuda-like==12",), "cubins": ("reader==1",), "build-base": ("backend==82",)}
+    gpu.lock({**PINS, **sets, "run-small": ("backend==81", "library==9")})
+    found = gpu.plan(asked(sources={"base": "sdist"}), host=MACHINE, toolkit=TOOLKIT)
+    needed = [(item.name, item.version) for item in found.layer("base").build_requires]
+    assert needed == [("backend", "82"), ("library", "9")]
+    assert [item.name for item in found.layer("ext").build_requires] == ["backend", "old-helper", "library"]
+
+
 def test_only_what_is_compiled_for_gpus_needs_a_toolkit(gpu: Miniature) -> None:
     """A layer taken as a wheel, or left out, needs none."""
     assert compiled_for_gpus(select(asked(), gpu.catalog), gpu.catalog) == ("ext",)

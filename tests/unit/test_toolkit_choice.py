@@ -162,6 +162,23 @@ def test_wheels_become_a_toolkit_that_linkers_understand(tmp_path: Path) -> None
     assert home == tmp_path / "nvidia" / "cu13"
 
 
+def test_each_library_of_the_wheels_is_a_folder_that_linkers_understand(tmp_path: Path) -> None:
+    """What is installed stays so; what is no longer there goes."""
+    names = ("cudnn/include/cudnn.h", "cudnn/lib/libcudnn.so.9", "cudnn/lib/libcudnn_ops.so.9", "tool/bin/tool")
+    place, into = site(tmp_path / "site", *names), tmp_path / "nvidia"
+    (into / "old").mkdir(parents=True)
+    wheels.lay_out(place, into)
+    assert [folder.name for folder in into.iterdir()] == ["cudnn"]
+    assert (into / "cudnn/include/cudnn.h").is_file()
+    linked = {path.name: path.resolve().name for path in (into / "cudnn/lib").iterdir()}
+    assert {linked[name] for name in ("libcudnn.so", "libcudnn.so.9")} == {"libcudnn.so.9"}
+    assert linked["libcudnn_ops.so"] == "libcudnn_ops.so.9"
+    assert sorted(path.name for path in (place / "nvidia/cudnn/lib").iterdir()) == [
+        "libcudnn.so.9",
+        "libcudnn_ops.so.9",
+    ]
+
+
 def test_wheels_without_a_compiler_are_no_toolkit(tmp_path: Path) -> None:
     """Nor is a program found that they do not hold."""
     place = site(tmp_path, "cu13/lib/libcudart.so.13")

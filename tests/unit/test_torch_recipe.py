@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_for_gpus_flags_and_architectures_are_what_was_asked(recipe: Recipe) -> 
     said = recipe.environment(facts("12.8", USE_CUDNN="ON", USE_NCCL="OFF"))
     assert (said["USE_CUDA"], said["USE_CUDNN"], said["USE_NCCL"]) == ("ON", "ON", "OFF")
     assert said["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0+PTX"
+    assert said["CUDNN_ROOT"] == "{nvidia}/cudnn"
 
 
 def test_every_release_that_is_built_can_be_told_its_flags(recipe: Recipe) -> None:
@@ -183,6 +185,28 @@ def test_where_the_summary_is_silent_the_cache_counts(recipe: Recipe, cache: dic
     with pytest.raises(GateError) as caught:
         recipe.check_configured(SAID, cache, facts())
     assert caught.value.why == why
+
+
+FOUND = {"CUDNN_LIBRARY": "/w/cudnn/lib", "CUDNN_LIBRARY_PATH": "/w/cudnn/lib/libcudnn.so", "LIBKINETO_NOCUPTI": "OFF"}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"CUDNN_LIBRARY_PATH": "/usr/lib/libcudnn.so"}, "CUDNN_LIBRARY_PATH is /usr/lib/libcudnn.so"),
+        ({"NCCL_LIBRARIES": "/usr/lib/libnccl.so"}, "NCCL_LIBRARIES is /usr/lib/libnccl.so"),
+        ({"LIBKINETO_NOCUPTI": "ON"}, "no CUPTI"),
+    ],
+)
+def test_what_comes_of_this_machine_or_not_at_all_ends_a_build_for_gpus(
+    recipe: Recipe, other: dict[str, str], said: str
+) -> None:
+    """The gates would refuse the one after hours, and nobody would see the other."""
+    asked, told = facts("12.8", USE_KINETO="ON"), re.sub(r"(USE_(?:CUDA|KINETO) +: )OFF", r"\1ON", SAID)
+    recipe.check_configured(told, FOUND, asked)
+    with pytest.raises(GateError) as caught:
+        recipe.check_configured(told, FOUND | other, asked)
+    assert said in caught.value.why
 
 
 RAN = {"CXX_HAS_AVX512_1": "", "CXX_HAS_AVX512_1_COMPILED": "FALSE", "CXX_HAS_AVX512_2_COMPILED": "TRUE"}
