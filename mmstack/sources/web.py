@@ -28,7 +28,6 @@ SIZE = re.compile(r"\d{1,18}", re.ASCII)
 RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", re.ASCII)
 PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 MISSING_STATUS = frozenset({404, 410})
-FORBIDDEN_IS_MISSING = "download.pytorch.org"  # what it does not have it forbids: pytorch #145983
 PASSING_ERRORS = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
 
 
@@ -200,8 +199,7 @@ def _check_status(response: httpx2.Response) -> None:
         raise PlaceError(
             f"it answered {status} {response.reason_phrase}".strip(),
             passing=status in PASSING_STATUS,
-            missing=status in MISSING_STATUS
-            or (status == httpx2.codes.FORBIDDEN and response.request.url.host == FORBIDDEN_IS_MISSING),
+            missing=status in MISSING_STATUS,
         )
 
 

@@ -4,11 +4,8 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
-from unittest.mock import Mock
 
-import httpx2
 import pytest
 
 from mmstack.errors import CatalogError, HostError, MmstackError, NetworkError, PinError
@@ -19,7 +16,6 @@ from mmstack.sources.settings import IndexSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tests.unit.conftest import Server
@@ -99,21 +95,6 @@ def test_a_place_without_the_project_offers_nothing(server: Server, make_index: 
     )
     assert index.locate("demo", [_pin("demo-1.0.tar.gz")]) == {}
     assert index.troubles == ()
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("download.pytorch.org", nullcontext()), ("example.org", pytest.raises(NetworkError, match="could not be asked"))],
-)
-def test_one_index_forbids_what_it_does_not_have(
-    make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch, host: str, expected: AbstractContextManager[object]
-) -> None:
-    """PyTorch's own: uv knows that too."""
-    index = make_index(f"https://{host}/whl/cu128")
-    answer = httpx2.Response(403, request=httpx2.Request("GET", f"https://{host}/whl/cu128/demo/"))
-    monkeypatch.setattr(index.web, "_client", Mock(get=Mock(return_value=answer)))
-    with expected:
-        assert index.locate("demo", [_pin("demo-1.0.tar.gz")]) == {}
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "429", "403", "401", "sleep 9", "to /simple/demo/", "drop 3"])
