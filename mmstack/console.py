@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json as codec
 import os
@@ -12,10 +11,9 @@ import threading
 import time
 import traceback as tracebacks
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich import box
 from rich.console import Console as RichConsole
@@ -46,12 +44,13 @@ from mmstack.run import is_stopping
 from mmstack.sources.places import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import TextIO
 
     from typing_extensions import Self
 
+    from mmstack.doctor import Finding
     from mmstack.events import Event
     from mmstack.model import LayerPlan, Plan, Step
     from mmstack.report import Manifest
@@ -68,26 +67,6 @@ _MARKS = {
     "warning": ("!", "yellow"),
     "missing": ("✗", "red"),
 }
-
-
-class Finding(Protocol):
-    """What doctor says of one thing this machine has or lacks."""
-
-    @property
-    def name(self) -> str:
-        """Return what was looked at."""
-
-    @property
-    def verdict(self) -> Literal["ok", "warning", "missing"]:
-        """Return how it stands."""
-
-    @property
-    def found(self) -> str:
-        """Return what is there."""
-
-    @property
-    def fix(self) -> str:
-        """Return what to do about it; empty if nothing."""
 
 
 class Display(Protocol):
@@ -195,7 +174,7 @@ class Console:
         if self._json:
             self._documented = True
             try:
-                self._stdout.write(codec.dumps(content, indent=2, default=_as_data) + "\n")
+                self._stdout.write(codec.dumps(content, indent=2) + "\n")
                 self._stdout.flush()
             except BrokenPipeError:
                 self._results.on_broken_pipe()
@@ -329,9 +308,7 @@ class Console:
 
     def _run_ended(self, event: RunEnded) -> None:
         self.close()
-        if event.plan is None:
-            return
-        manifest = to_manifest(event, event.plan, steps=self._ended, cached=self._cached)
+        manifest = to_manifest(event, steps=self._ended, cached=self._cached)
         if event.error is None and all(step.outcome == "cached" for step in self._ended):
             self.text("nothing to do: every step was done before")
         self.summary(manifest)
@@ -612,13 +589,3 @@ def _first_error(error: CommandError) -> str:
         with suppress(OSError), error.log.open(encoding="utf-8", errors="replace") as lines:
             found = first_error(lines)
     return found or first_error(error.why.splitlines())
-
-
-def _as_data(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return str(value)

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from packaging.version import Version
+
 from mmstack.errors import HostError, MmstackError, NetworkError
 from mmstack.jobs import MEMORY_KEPT_FREE
+from mmstack.toolchains.compilers import family_and_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "warning", "missing"]
 Family = Literal["debian", "fedora", "macos", "other"]
 
-OLDEST_COMPILER = {"GCC": 9, "clang": 10}  # the first with all of C++17
+OLDEST_COMPILER = {"gcc": 9, "clang": 10}  # the first with all of C++17
 GIB = 1 << 30
 INSTALL: Mapping[str, Mapping[Family, str]] = {
     "compiler": {
@@ -168,7 +171,7 @@ def _compiler(host: Host, needs: Needs, system: Family) -> Finding:
         fix = "unset CC CXX, or set both to compilers that work" if re.match("(CC|CXX)=", found) else _install(system)
         return Finding(name="compiler", verdict=lacking, found=found, fix=fix)
     found = f"{host.compiler.version} ({host.compiler.cxx})"
-    release = _release(host.compiler.version)
+    release = family_and_version(host.compiler.version)
     if release is None:
         return Finding(
             name="compiler",
@@ -176,8 +179,8 @@ def _compiler(host: Host, needs: Needs, system: Family) -> Finding:
             found=f"{found}, neither GCC nor clang by its name",
             fix=_install(system),
         )
-    kind, major = release
-    if major < OLDEST_COMPILER[kind]:
+    kind, version = release
+    if Version(version).major < OLDEST_COMPILER[kind]:
         wanted = f"wanted {kind} {OLDEST_COMPILER[kind]} or later, for C++17"
         return Finding(name="compiler", verdict=lacking, found=f"{found}, {wanted}", fix=_install(system))
     return Finding(name="compiler", verdict="ok", found=found)
@@ -185,18 +188,6 @@ def _compiler(host: Host, needs: Needs, system: Family) -> Finding:
 
 def _install(system: Family) -> str:
     return INSTALL["compiler"][system]
-
-
-def _release(version: str) -> tuple[str, int] | None:
-    """Return family and major version of what a C++ compiler says of itself.
-
-    GCC's own version stands behind the parenthesis, in which distributions put theirs.
-    """
-    clang = re.search(r"clang version (\d+)", version)
-    if clang is not None:
-        return "clang", int(clang[1])
-    gcc = re.search(r"\)\s+(\d+)\.", version)
-    return ("GCC", int(gcc[1])) if gcc is not None else None
 
 
 def _disk(host: Host, needs: Needs, state: Path) -> Finding:
@@ -213,7 +204,7 @@ def _memory(host: Host, needs: Needs) -> Finding:
         found = f"{_gib(host.memory)}, less than {each}"
         return Finding(name="memory", verdict="warning", found=found, fix="add memory or swap; build with --jobs 1")
     room = max(host.memory - MEMORY_KEPT_FREE, needs.memory_per_job)
-    jobs = min(host.cores, room // needs.memory_per_job) if needs.memory_per_job else host.cores
+    jobs = min(host.cores, room // needs.memory_per_job)
     found = f"{_gib(host.memory)}, {each}: room for {jobs} at once on {host.cores} cores"
     return Finding(name="memory", verdict="ok", found=found)
 
@@ -223,15 +214,14 @@ def _index(reach: Callable[[], str]) -> Finding:
         return Finding(name="index", verdict="ok", found=reach())
     except NetworkError as error:
         fix = error.fix or "check the network, and the index settings of uv and pip"
-        return Finding(name="index", verdict="missing", found=": ".join(filter(None, (error.what, error.why))), fix=fix)
+        return replace(missing("index", error), fix=fix)
 
 
 def _source(layer: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name=f"source of {layer}", verdict="ok", found=look())
     except HostError as error:
-        found = ": ".join(filter(None, (error.what, error.why)))
-        return Finding(name=f"source of {layer}", verdict="missing", found=found, fix=error.fix)
+        return missing(f"source of {layer}", error)
 
 
 def _git(git: Path | None, system: Family) -> Finding:

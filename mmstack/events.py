@@ -24,10 +24,9 @@ class PlanReady:
 
 @dataclass(frozen=True, kw_only=True)
 class StepStarted:
-    """A step began; `at` in seconds since the epoch."""
+    """A step began."""
 
     step: Step
-    at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +133,7 @@ class RunEnded:
         cpu_seconds: what it and its commands took of its `cores`.
     """
 
-    plan: Plan | None
+    plan: Plan
     artifacts: tuple[Artifact, ...]
     verifications: tuple[Verification, ...]
     seconds: float
@@ -148,7 +147,7 @@ class RunEnded:
         """Return `verified` only where every suite of the plan has passed, and the plan is what is installed."""
         if self.error or any(found.count("failed") for found in self.verifications):
             return "failed"
-        suites = {step.layer for step in self.plan.steps if step.kind == "verify"} if self.plan else set()
+        suites = {step.layer for step in self.plan.steps if step.kind == "verify"}
         passed = {found.layer for found in self.verifications if found.passed}
         return "verified" if self.installed and suites and suites <= passed else "not verified"
 

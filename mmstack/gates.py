@@ -99,7 +99,6 @@ class Expected:
         project: its distribution.
         version: the exact version that it must carry, see `planned_version`.
         interpreter: the Python that it is for.
-        libraries: folders with shared libraries of the layers below.
         site: the site-packages of its build environment.
         beside: folders that installed layers are imported from.
         below: what the layers that it is built against have at the top of these: their libraries, and what
@@ -113,7 +112,6 @@ class Expected:
     project: str
     version: str
     interpreter: Interpreter
-    libraries: tuple[Path, ...] = ()
     site: Path | None = None
     beside: tuple[Path, ...] = ()
     below: tuple[str, ...] = ()
@@ -516,8 +514,6 @@ def _is_system(library: Module | None, loader: Loader) -> bool:
 def _known_libraries(wheel: Contents, expected: Expected) -> dict[str, Path]:
     bundled = {name: module for module in wheel.compiled.values() for name in (module.path.name, module.soname) if name}
     known = {name: module.path for name, module in bundled.items()}
-    for path in [path for folder in expected.libraries for path in sorted(folder.glob("*.so*"))]:
-        known.setdefault(path.name, path)
     for module in _loaded_below(expected):
         for name in (module.path.name, module.soname or module.path.name):
             known.setdefault(name, module.path)

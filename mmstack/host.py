@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -124,8 +123,6 @@ def look(
         found, missing = _search(minors, uv=uv, cache=cache, one=one_python)
     notes = {"gpu": gpus.result()[1], "compiler": compiler.result()[1], "uv": version.result()[1], **missing}
     return Host(
-        system=platform.system(),
-        machine=platform.machine(),
         cores=cores(),
         memory=memory(),
         disk_free=disk_free(state),

@@ -589,8 +589,6 @@ class Host:
     `glibc` is the C library's version, empty where it is another one; `notes` says why a fact is wanting, by its name.
     """
 
-    system: str
-    machine: str
     cores: int
     memory: int
     disk_free: int

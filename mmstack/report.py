@@ -115,11 +115,8 @@ class Report:
                 pass
 
     def _finish(self, event: RunEnded) -> None:
-        if event.plan is None:
-            return
         manifest = to_manifest(
             event,
-            event.plan,
             steps=self._steps,
             cached=self._cached,
             caches=self._caches,
@@ -151,7 +148,6 @@ def nothing_done(manifest: Manifest) -> bool:
 
 def to_manifest(
     ended: RunEnded,
-    plan: Plan,
     *,
     steps: Sequence[StepEnded] = (),
     cached: frozenset[str] = frozenset(),
@@ -166,7 +162,6 @@ def to_manifest(
 
     Args:
         ended: the end of the run.
-        plan: what it was to do.
         steps: the steps that ended.
         cached: the ids of the steps that were done before the run began.
         caches: how a compiler cache served the steps.
@@ -176,6 +171,7 @@ def to_manifest(
         options: those of the user.
         started: when the run began, in seconds since the epoch.
     """
+    plan = ended.plan
     results = {step.step.id: step for step in steps}
     facts = [
         {

@@ -127,7 +127,7 @@ class _Worker:
 
     def _tell(self, step: Step) -> None:
         started = time.time()
-        self.listener(StepStarted(step=step, at=started))
+        self.listener(StepStarted(step=step))
         try:
             detail = self.execute(step)
         except BaseException as error:

@@ -199,8 +199,6 @@ NEWER = replace(
     tags=("cp312-cp312-linux_x86_64", "py3-none-any"),
 )
 HOST = Host(
-    system="Linux",
-    machine="x86_64",
     cores=4,
     memory=8 << 30,
     disk_free=1 << 40,

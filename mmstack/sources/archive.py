@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Literal
 
 from mmstack.errors import ArchiveError, DiskError, HostError
+from mmstack.keys import file_digest
 from mmstack.model import EARLIEST
 from mmstack.store import disk_errors
 
@@ -122,12 +123,12 @@ def tree_digest(root: Path, ignore: Callable[[str], bool] | None = None) -> str:
     with disk_errors(root):
         for relative, path, mode in sorted(_walk(root, "", ignore or (lambda _path: False))):
             if stat.S_ISLNK(mode):
-                kind, content = b"l", hashlib.sha256(os.fsencode(path.readlink()))
+                kind, content = b"l", hashlib.sha256(os.fsencode(path.readlink())).digest()
             elif stat.S_ISREG(mode):
-                kind, content = b"x" if mode & stat.S_IXUSR else b"f", _file_hash(path)
+                kind, content = b"x" if mode & stat.S_IXUSR else b"f", bytes.fromhex(file_digest(path))
             else:
                 raise ArchiveError(f"{path} is neither file, folder nor link", fix="remove it")
-            digest.update(kind + relative + b"\0" + content.digest())
+            digest.update(kind + relative + b"\0" + content)
     return digest.hexdigest()
 
 
@@ -154,14 +155,6 @@ def _walk(root: Path, prefix: str, ignore: Callable[[str], bool]) -> Iterator[tu
             yield from _walk(root, f"{relative}/", ignore)
         else:
             yield os.fsencode(relative), Path(entry.path), entry.stat(follow_symlinks=False).st_mode
-
-
-def _file_hash(path: Path) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest
 
 
 def _unpack(archive: Path, root: Path) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmstack.sources.index import Index
     from mmstack.sources.places import Offer
 
+AT_ONCE = 8
 LEAP = 1 << 20
 PROGRESS_SECONDS = 0.1
 
@@ -110,7 +111,7 @@ class Downloads:
         """Make every `fetch` end with an InterruptedRunError, from any thread."""
         self._stopped.set()
 
-    def fetch(self, offers: Sequence[Offer], index: Index, listener: Listener, workers: int = 8) -> None:
+    def fetch(self, offers: Sequence[Offer], index: Index, listener: Listener) -> None:
         """Download all that is not here yet, several at a time; the first failure ends it.
 
         Raises:
@@ -122,7 +123,7 @@ class Downloads:
         wanted = {offer.pin: offer for offer in offers if not self.has(offer.pin)}
         halt = threading.Event()
         crew = _Crew(self, index, listener, lambda: halt.is_set() or self._stopped.is_set(), self._sleep)
-        at_once(crew.fetch, wanted.values(), workers=workers, stopped=self._stopped.is_set, halt=halt)
+        at_once(crew.fetch, wanted.values(), workers=AT_ONCE, stopped=self._stopped.is_set, halt=halt)
 
 
 def out_of_reach(names: Sequence[str]) -> NetworkError:

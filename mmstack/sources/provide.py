@@ -222,6 +222,7 @@ def _left_out_of(root: Path) -> Callable[[str, list[str]], set[str]]:
 
 
 def _links_out(root: Path) -> Iterator[Path]:
+    home = os.path.abspath(root)  # noqa: PTH100 - links stay what they are
     left_out = _left_out_of(root)
     for folder, folders, files in os.walk(root):
         aside = left_out(folder, [*folders, *files])
@@ -229,7 +230,8 @@ def _links_out(root: Path) -> Iterator[Path]:
         for link in (Path(folder, name) for name in (*folders, *files) if name not in aside):
             if link.is_symlink():
                 target = link.readlink()
-                if target.is_absolute() or not Path(os.path.normpath(link.parent / target)).is_relative_to(root):
+                led = Path(os.path.abspath(link.parent / target))  # noqa: PTH100 - the same
+                if target.is_absolute() or not led.is_relative_to(home):
                     yield link
 
 

@@ -267,10 +267,7 @@ def _uv_files(environ: Mapping[str, str], cwd: Path) -> list[Path]:
 
 
 def _uv_file(file: Path, environ: Mapping[str, str]) -> Iterator[_Said]:
-    try:
-        root = tables.load(file).values
-    except OSError as error:
-        raise _unreadable(file, error.strerror or "it cannot be opened") from None
+    root = tables.load(file).values
     table = _table(file, _table(file, root, "tool"), "uv") if file.name == "pyproject.toml" else root
     table = {**table, **_table(file, table, "pip")}
     places: dict[Key, list[str]] = {"index": [], "extra": [], "find-links": []}

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmstack.errors import CatalogError, CommandError
-from mmstack.keys import key
 from mmstack.run import interrupted, is_stopping, run, scrubbed
 from mmstack.sources.archive import DAMAGE, Tree, demand_filter, settle, take
 from mmstack.store import disk_errors
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import PurePosixPath
 
-    from mmstack.model import DistroPackage
     from mmstack.sources.archive import Kind
 
 # On every current system these are links into usr, while packages go on naming either of the two.
@@ -30,12 +28,6 @@ MERGED = re.compile(r"(?:\./)?(?P<path>(?:bin|sbin|lib|lib32|lib64|libx32)(?:/.*
 MULTIARCH = re.compile(r"[a-z0-9_]+-[a-z]+-[a-z0-9]+")
 HEADERS = ("*.h", "*.hpp", "*.hh")
 LIBRARIES = ("lib*.so*", "lib*.a")
-
-
-def digest(packages: Iterable[DistroPackage]) -> str:
-    """Return what distinguishes a build root from others: goes into keys."""
-    listed = sorted((item.name, item.version, item.architecture, item.sha256) for item in packages)
-    return key("sysroot", {"packages": tuple(listed)})
 
 
 def make(debs: Sequence[Path], place: Path, log: Path | None = None) -> Path:

@@ -106,7 +106,6 @@ def _manifest() -> dict[str, Any]:
     edges = {build.id: [Edge(output="a.o", started=1.0, ended=1.5), Edge(output="b.o", started=1.2, ended=1.9)]}
     return to_manifest(
         ended,
-        PLAN,
         steps=steps,
         edges=edges,
         warnings=("look out",),
@@ -200,7 +199,7 @@ def test_a_record_of_the_store_is_whole_or_nothing(folder: Path, body: bytes) ->
     found = find_artifact(folder, body)
     if found is not None:
         assert found.path.resolve().parent == (folder / "artifacts" / "key").resolve()
-        to_manifest(RunEnded(plan=PLAN, artifacts=(found,), verifications=(), seconds=1.0, error=None), PLAN)
+        to_manifest(RunEnded(plan=PLAN, artifacts=(found,), verifications=(), seconds=1.0, error=None))
 
 
 @fuzz("records of verifications", body=records(VERIFIED))
@@ -209,7 +208,7 @@ def test_a_record_of_a_suite_is_whole_or_nothing(folder: Path, body: bytes) -> N
     found = find_verification(folder, body)
     if found is not None:
         ended = RunEnded(plan=PLAN, artifacts=(), verifications=(found,), seconds=1.0, error=None)
-        render({**to_manifest(ended, PLAN), "cores": 1})
+        render({**to_manifest(ended), "cores": 1})
 
 
 TIMES = {"a.o": 1.5, "b.o": 2, "*.cpp.o": 3}
@@ -534,7 +533,7 @@ def test_a_terminal_obeys_nothing_of_what_it_shows(
     with Console(stdout=out, stderr=err, verbose=True) as console:
         console.summary(manifest)
         step = PLAN.steps[0]
-        console(StepStarted(step=step, at=0.0))
+        console(StepStarted(step=step))
         console(StepEnded(step=step, outcome="failed", started=0.0, ended=1.0, detail=text))
         console(Compiled(step=step, edges=()))
         console(DownloadProgress(filename=text, done=1, total=2, finished=True))

@@ -18,8 +18,6 @@ COMPILER = Compiler(
     cc=Path("/bin/cc"), cxx=Path("/bin/c++"), version="c++ (Debian 12.2.0-14) 12.2.0 [x86_64-linux-gnu]"
 )
 HOST = Host(
-    system="Linux",
-    machine="x86_64",
     cores=8,
     memory=16 * GIB,
     disk_free=50 * GIB,
@@ -37,6 +35,7 @@ def found(
     needs: Needs = NEEDS,
     *,
     git: Path | None = Path("/bin/git"),
+    system: str = "Linux",
     os_release: dict[str, str] | None = None,
     network: NetworkError | None = None,
     bound: HostError | None = None,
@@ -59,7 +58,7 @@ def found(
         reach=reach,
         git=git,
         cut_off=cut_off,
-        system=family(host.system, os_release or DEBIAN),
+        system=family(system, os_release or DEBIAN),
     )
     assert [finding.name for finding in findings] == [
         "python", "uv", "compiler", "disk", "memory", "index", "git", "hermetic", "gpu"
@@ -133,8 +132,8 @@ def test_uv_is_missing() -> None:
 )
 def test_no_compiler_is_mended_by_this_system_s_own_command(system: str, os_release: dict[str, str], fix: str) -> None:
     """The family of the distribution decides, known by itself or by what it is like."""
-    host = replace(HOST, system=system, compiler=None, notes={"compiler": "none on PATH"})
-    finding = found("compiler", host, os_release=os_release or {"ID": ""})
+    host = replace(HOST, compiler=None, notes={"compiler": "none on PATH"})
+    finding = found("compiler", host, system=system, os_release=os_release or {"ID": ""})
     assert (finding.verdict, finding.found, finding.fix) == ("missing", "none on PATH", fix)
 
 
@@ -155,6 +154,7 @@ def test_no_compiler_is_a_warning_where_nothing_is_compiled() -> None:
     [
         ("g++ (Ubuntu 9.4.0-1ubuntu1~20.04) 9.4.0 [x]", "ok"),
         ("g++ (Debian 8.3.0-6) 8.3.0 [x]", "missing"),
+        ("g++ 12.2.0 [x]", "ok"),
         ("g++ (GCC) 14.2.1 20240912 (Red Hat 14.2.1-3) [x]", "ok"),
         ("g++ (GCC) 4.8.5 20150623 (Red Hat 4.8.5-44) [x]", "missing"),
         ("x86_64-conda-linux-gnu-c++ (conda-forge gcc 14.3.0-5) 14.3.0 [x]", "ok"),
@@ -184,7 +184,6 @@ def test_a_full_disk_is_told_with_what_lacks() -> None:
 def test_little_memory_means_fewer_jobs() -> None:
     """Memory bounds the jobs; too little for one is a warning."""
     assert "room for 3 at once on 8 cores" in found("memory", replace(HOST, memory=7 * GIB)).found
-    assert "room for 8 at once" in found("memory", needs=replace(NEEDS, memory_per_job=0)).found
     finding = found("memory", replace(HOST, memory=GIB))
     assert (finding.verdict, finding.found) == ("warning", "1.0 GiB, less than 2.0 GiB per compile job")
     assert "--jobs 1" in finding.fix

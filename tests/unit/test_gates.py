@@ -130,6 +130,11 @@ def pure() -> Draft:
     return Draft(files={"pkg/__init__.py": b"x = 1\n"}, tag="py3-none-any")
 
 
+def beside(below: Path) -> Expected:
+    """Return what is expected of a wheel above a layer with this folder in its site-packages."""
+    return replace(EXPECTED, site=below.parent, below=(below.name,))
+
+
 def refusal(wheel: Path, expected: Expected) -> str:
     """Return why a wheel was refused."""
     with pytest.raises(GateError) as caught:
@@ -140,13 +145,7 @@ def refusal(wheel: Path, expected: Expected) -> str:
 
 def test_a_good_compiled_wheel_passes_all_gates(tmp_path: Path, lab: Lab) -> None:
     """Weak symbols may stay open, the others are found below and in the interpreter."""
-    expected = replace(EXPECTED, libraries=(lab.below,))
-    assert check_wheel(native(lab.module).write(tmp_path), expected).gates == ALL_GATES
-
-
-def test_libraries_of_the_layers_below_are_found_in_their_site_packages(tmp_path: Path, lab: Lab) -> None:
-    """A folder of libraries need not be named where the build environment holds it."""
-    expected = replace(EXPECTED, site=lab.below.parent, below=(lab.below.name,))
+    expected = beside(lab.below)
     assert check_wheel(native(lab.module).write(tmp_path), expected).gates == ALL_GATES
 
 
@@ -162,7 +161,7 @@ def test_nothing_is_left_behind(tmp_path: Path, lab: Lab) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     wheel = native(lab.module).write(tmp_path)
-    check_wheel(wheel, replace(EXPECTED, libraries=(lab.below,)), scratch=scratch)
+    check_wheel(wheel, beside(lab.below), scratch=scratch)
     with pytest.raises(GateError):
         check_wheel(wheel, EXPECTED, scratch=scratch)
     assert not list(scratch.iterdir())
@@ -188,7 +187,10 @@ def test_all_failures_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_a_compiled_wheel_is_for_this_python_alone(tmp_path: Path, lab: Lab, tag: str) -> None:
     """Looser and foreign tags are refused."""
-    message = refusal(replace(native(lab.module), tag=tag).write(tmp_path), replace(EXPECTED, libraries=(lab.below,)))
+    message = refusal(
+        replace(native(lab.module), tag=tag).write(tmp_path),
+        beside(lab.below),
+    )
     assert "tag failed" in message
 
 
@@ -196,7 +198,7 @@ def test_a_release_wheel_may_have_any_native_platform_tag(tmp_path: Path, lab: L
     """The index's names for the same ABI and machine are as good as our own."""
     tag = next(tag for tag in sys_tags() if tag.abi == NATIVE.abi and "many" in tag.platform)
     draft = replace(native(lab.module), tag=str(tag))
-    assert check_wheel(draft.write(tmp_path), replace(EXPECTED, libraries=(lab.below,))).gates == ALL_GATES
+    assert check_wheel(draft.write(tmp_path), beside(lab.below)).gates == ALL_GATES
 
 
 @pytest.mark.parametrize("tag", [str(NATIVE), "py2-none-any"])
@@ -210,7 +212,7 @@ LIBRARY = f"py3-none-{NATIVE.platform}"
 
 def test_a_library_is_for_this_machine_and_any_python(tmp_path: Path, lab: Lab) -> None:
     """Its tag names no ABI of Python's."""
-    expected = replace(EXPECTED, rules=replace(RULES, wheel="library"), libraries=(lab.below,))
+    expected = replace(beside(lab.below), rules=replace(RULES, wheel="library"))
     assert check_wheel(replace(native(lab.module), tag=LIBRARY).write(tmp_path), expected).gates == ALL_GATES
     for tag in (str(NATIVE), "py3-none-any", "py3-none-win_amd64"):
         message = refusal(replace(native(lab.module), tag=tag).write(tmp_path), expected)
@@ -372,7 +374,7 @@ def test_a_pure_wheel_holds_nothing_compiled(tmp_path: Path, lab: Lab) -> None:
 @pytest.mark.parametrize("damage", [lambda _data: b"text", lambda data: data[:100], lambda data: data[:2000]])
 def test_a_module_is_an_elf_shared_object(tmp_path: Path, lab: Lab, damage: Callable[[bytes], bytes]) -> None:
     """A name that ends in .so is not enough."""
-    message = refusal(native(damage(lab.module)).write(tmp_path), replace(EXPECTED, libraries=(lab.below,)))
+    message = refusal(native(damage(lab.module)).write(tmp_path), beside(lab.below))
     assert "extensions: no ELF shared objects: pkg/_ext.so" in message
 
 
@@ -380,14 +382,14 @@ def test_a_module_for_another_machine_is_refused(tmp_path: Path, lab: Lab) -> No
     """The machine of the interpreter itself is the measure."""
     foreign = bytearray(lab.module)
     foreign[18:20] = (8).to_bytes(2, "little")  # EM_MIPS
-    message = refusal(native(bytes(foreign)).write(tmp_path), replace(EXPECTED, libraries=(lab.below,)))
+    message = refusal(native(bytes(foreign)).write(tmp_path), beside(lab.below))
     assert "pkg/_ext.so is for MIPS 64-bit" in message
 
 
 def test_an_extension_stands_where_its_pattern_says(tmp_path: Path, lab: Lab) -> None:
     """A pattern's star does not reach into other folders."""
     draft = Draft(files={"pkg/sub/_ext.so": lab.module, "pkg/_extra/x.so": lab.module})
-    message = refusal(draft.write(tmp_path), replace(EXPECTED, libraries=(lab.below,)))
+    message = refusal(draft.write(tmp_path), beside(lab.below))
     assert "no compiled module is named pkg/_ext*.so" in message
 
 
@@ -411,7 +413,7 @@ def test_a_run_path_that_the_recipe_does_not_name_is_refused(tmp_path: Path, lab
     paths = f"$ORIGIN/lib:{lab.below}:"
     wheel = build(tmp_path, lab, EXTENSION, "-lbelow", f"-Wl,{kind},-rpath,{paths}")
     rules = replace(RULES, rpath=("$ORIGIN/lib",))
-    message = refusal(wheel, replace(EXPECTED, rules=rules, libraries=(lab.below,)))
+    message = refusal(wheel, replace(beside(lab.below), rules=rules))
     assert f"rpath: run paths of pkg/_ext.so: {lab.below}, (the current folder)" in message
     assert "symbols" not in message
 
@@ -427,7 +429,7 @@ def test_a_driver_s_stub_is_not_the_driver(tmp_path: Path, lab: Lab) -> None:
     """The stub's own name among the needed libraries means the build linked the wrong file."""
     stub = compiled(tmp_path, "libcuda.so", "int cuInit(void) { return 1; }", "-Wl,-soname,libcuda.so")
     wheel = build(tmp_path, lab, "int cuInit(void); int f(void) { return cuInit(); }", str(stub))
-    assert "pkg/_ext.so needs a driver's stub: libcuda.so" in refusal(wheel, replace(EXPECTED, libraries=(tmp_path,)))
+    assert "pkg/_ext.so needs a driver's stub: libcuda.so" in refusal(wheel, beside(tmp_path))
 
 
 def test_a_machine_that_only_builds_needs_no_driver(tmp_path: Path, lab: Lab) -> None:
@@ -444,13 +446,13 @@ def test_a_machine_that_only_builds_needs_no_driver(tmp_path: Path, lab: Lab) ->
 def test_a_symbol_that_the_layer_below_lacks_is_named_with_its_likely_home(tmp_path: Path, lab: Lab) -> None:
     """Built against other headers than those of the library: what users meet as an ImportError."""
     wheel = build(tmp_path, lab, EXTENSION.replace("below_add", "below_subtract"), "-lbelow")
-    message = refusal(wheel, replace(EXPECTED, libraries=(lab.below,)))
+    message = refusal(wheel, beside(lab.below))
     assert "symbols: pkg/_ext.so lacks below_subtract (libbelow.so has names most like it)" in message
 
 
 def test_a_symbol_in_a_library_that_is_not_linked_is_missing_too(tmp_path: Path, lab: Lab) -> None:
     """The loader does not search what the module does not name, so neither do we."""
-    message = refusal(build(tmp_path, lab, EXTENSION), replace(EXPECTED, libraries=(lab.below,)))
+    message = refusal(build(tmp_path, lab, EXTENSION), beside(lab.below))
     assert "lacks below_add (libbelow.so has it, but is not among the libraries that it needs)" in message
 
 
@@ -460,7 +462,7 @@ def test_a_symbol_in_the_wheel_s_other_modules_has_no_home_there(tmp_path: Path,
     message = refusal(Draft(files={"pkg/_ext.so": module, "pkg/_other.so": module}).write(tmp_path), EXPECTED)
     assert "pkg/_ext.so lacks zzqx_unheard_of\n" in message
     assert "pkg/_other.so lacks zzqx_unheard_of\n" in message
-    assert check_wheel(native(lab.module).write(tmp_path), replace(EXPECTED, libraries=(lab.below,))).gates
+    assert check_wheel(native(lab.module).write(tmp_path), beside(lab.below)).gates
 
 
 def test_a_library_that_is_nowhere_is_named(tmp_path: Path, lab: Lab) -> None:
@@ -475,7 +477,7 @@ def test_a_library_for_another_machine_is_passed_over(tmp_path: Path, lab: Lab) 
     foreign = bytearray((lab.below / "libbelow.so").read_bytes())
     foreign[18:20] = (8).to_bytes(2, "little")  # EM_MIPS
     (tmp_path / "libbelow.so").write_bytes(foreign)
-    message = refusal(native(lab.module).write(tmp_path), replace(EXPECTED, libraries=(tmp_path,)))
+    message = refusal(native(lab.module).write(tmp_path), beside(tmp_path))
     assert "nowhere: libbelow.so" in message
 
 
@@ -513,7 +515,7 @@ def test_a_damaged_module_ends_in_a_verdict(tmp_path: Path, lab: Lab, damage: li
         module[place % len(module)] = byte
     wheel = native(bytes(module)).write(tmp_path)
     try:
-        assert check_wheel(wheel, replace(EXPECTED, libraries=(lab.below,))).gates == ALL_GATES
+        assert check_wheel(wheel, beside(lab.below)).gates == ALL_GATES
     except GateError as error:
         assert error.why  # noqa: PT017 - either verdict is right
 
@@ -639,7 +641,7 @@ def test_a_library_may_leave_out_what_its_loaders_bring(tmp_path: Path) -> None:
 def test_a_waived_gate_may_fail_and_is_not_claimed(tmp_path: Path, lab: Lab) -> None:
     """The others still count."""
     wheel = native(lab.module).write(tmp_path)
-    expected = replace(EXPECTED, libraries=(lab.below,), version="2.0", waived=frozenset({"metadata"}))
+    expected = replace(beside(lab.below), version="2.0", waived=frozenset({"metadata"}))
     assert check_wheel(wheel, expected).gates == tuple(name for name in ALL_GATES if name != "metadata")
     assert "record" in refusal(replace(pure(), record="").write(tmp_path), replace(PURE, waived=frozenset({"tag"})))
 

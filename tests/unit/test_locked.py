@@ -280,7 +280,7 @@ def manifest(mini: Miniature, request_: Request | None = None) -> dict[str, Any]
     """Return what would be told of a build."""
     plan = mini.plan(request_)
     ended = RunEnded(plan=plan, artifacts=(), verifications=(), seconds=1.0, error=None)
-    return dict(to_manifest(ended, plan))
+    return dict(to_manifest(ended))
 
 
 def test_what_was_built_of_what_the_lock_holds_passes(mini: Miniature) -> None:

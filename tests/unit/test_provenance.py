@@ -42,7 +42,7 @@ def a_manifest(root: Path, sources: dict[str, str] | None = None, **more: Any) -
     ended = RunEnded(plan=plan, artifacts=artifacts, verifications=(), seconds=90.4)
     options = Options(stack="mini", flag=["ext.SPEED=O2"], mirror="https://user:secret@host.test/git").kept()
     return {
-        **to_manifest(ended, plan, steps=steps, options=options, started=BEGAN),
+        **to_manifest(ended, steps=steps, options=options, started=BEGAN),
         "builder": {"id": LOCAL, "mmstack": "0.1.0", "commit": "a" * 40, "modified": False},
     }
 

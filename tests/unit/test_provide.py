@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +27,6 @@ from tests.support import ROOT, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from mmstack.patchwork import Release
     from mmstack.sources.places import Offer
@@ -393,6 +393,19 @@ def test_a_folder_that_is_not_there_is_told(bench: Bench) -> None:
         folder_digest("ext", missing)
 
 
+def test_a_folder_may_be_named_from_where_one_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By however many dots."""
+    own = bench.folder / "own"
+    (own / "pkg").mkdir(parents=True)
+    (own / "pkg" / "up").symlink_to("../other")
+    monkeypatch.chdir(own / "pkg")
+    assert folder_digest("ext", Path("..")) == folder_digest("ext", own)
+    (own / "link").symlink_to("../elsewhere")
+    for name in ("..", "../pkg/..", "../../own"):
+        with pytest.raises(UsageError, match="link leads out of the folder"):
+            folder_digest("ext", Path(name))
+
+
 @pytest.mark.parametrize("target", ["../elsewhere", "/elsewhere", "pkg/../../elsewhere"])
 def test_a_folder_holds_all_that_it_is_made_of(bench: Bench, target: str) -> None:
     """What a link leads to elsewhere could change, and the key would not."""
@@ -420,7 +433,7 @@ def test_a_file_that_goes_away_while_its_folder_is_read_is_told(bench: Bench, mo
         raise shutil.Error([(own / "a.py", "a.py", f"[Errno 2] {os.strerror(errno.ENOENT)}: 'a.py'")])
 
     with monkeypatch.context() as patch:
-        patch.setattr("mmstack.sources.archive._file_hash", gone)
+        patch.setattr("mmstack.sources.archive.file_digest", gone)
         with pytest.raises(ChangedError, match="the folder of ext changed while it was read"):
             folder_digest("ext", own)
     monkeypatch.setattr(shutil, "copytree", not_copied)

@@ -60,7 +60,7 @@ def manifest_of(plan: Plan, **more: object) -> Manifest:
         for layer in plan.layers
     )
     ended = RunEnded(plan=plan, artifacts=artifacts, verifications=(), seconds=1.0)
-    return {**to_manifest(ended, plan, options={"stack": "mini"}), **more}
+    return {**to_manifest(ended, options={"stack": "mini"}), **more}
 
 
 @pytest.fixture

@@ -218,7 +218,6 @@ def a_manifest(ended: RunEnded = ENDED) -> Manifest:
     """Return the manifest of a finished run."""
     return to_manifest(
         ended,
-        PLAN,
         steps=step_events(),
         edges={"build mmx": EDGES},
         warnings=["beware"],
@@ -303,7 +302,7 @@ def test_the_page_shows_what_made_the_run_as_long_as_it_was() -> None:
 def test_a_run_of_cached_steps_has_no_critical_path() -> None:
     """Nothing is drawn of nothing."""
     cached = [replace(event, outcome="cached") for event in step_events()]
-    assert "Critical path" not in render(to_manifest(ENDED, PLAN, steps=cached))
+    assert "Critical path" not in render(to_manifest(ENDED, steps=cached))
 
 
 def test_the_page_shows_what_a_reader_asks_for() -> None:
@@ -422,19 +421,11 @@ def test_a_report_waits_for_one_that_is_being_written(tmp_path: Path, monkeypatc
     assert read_manifest(tmp_path / "mini")["verdict"] == "verified"
 
 
-def test_a_run_without_a_plan_writes_nothing(tmp_path: Path) -> None:
-    """There is no stack to report on before the plan stands."""
-    report = Report(dist=tmp_path, reproduce="")
-    report(RunEnded(plan=None, artifacts=(), verifications=(), seconds=0.0))
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("ended", "verdict"),
     [
         (ENDED, "verified"),
         (replace(ENDED, verifications=()), "not verified"),
-        (replace(ENDED, plan=None), "not verified"),
         (replace(ENDED, installed=False), "not verified"),
         (replace(ENDED, verifications=(replace(VERIFIED, checks=CHECKS[1:]),)), "not verified"),
         (replace(ENDED, verifications=(FAILED,)), "failed"),
@@ -443,7 +434,6 @@ def test_a_run_without_a_plan_writes_nothing(tmp_path: Path) -> None:
     ids=[
         "all passed",
         "no suite",
-        "no plan",
         "another build is installed",
         "nothing ran",
         "a check failed",

@@ -48,7 +48,7 @@ def a_manifest() -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         plan = Miniature(root=Path(folder)).write().plan()
     ended = RunEnded(plan=plan, artifacts=(), verifications=(), seconds=1.0, error=None)
-    return dict(json.loads(json.dumps({**to_manifest(ended, plan), "cores": 1})))
+    return dict(json.loads(json.dumps({**to_manifest(ended), "cores": 1})))
 
 
 @dataclass

@@ -13,7 +13,6 @@ import pytest
 
 from mmstack import run
 from mmstack.errors import ArchiveError, CatalogError, DiskError, InterruptedRunError
-from mmstack.model import DistroPackage
 from mmstack.toolchains import sysroot
 
 if TYPE_CHECKING:
@@ -274,12 +273,3 @@ def test_a_root_of_headers_alone_needs_no_processor(tmp_path: Path) -> None:
     assert found["CMAKE_C_STANDARD_INCLUDE_DIRECTORIES"] == f"{root}/usr/include"
     assert "CMAKE_INCLUDE_PATH" not in found
     assert sysroot.programs(root) == ()
-
-
-def test_the_digest_is_of_versions_and_contents_in_any_order() -> None:
-    """What is in a build root is what distinguishes it."""
-    one = DistroPackage(name="a", version="1", architecture="all", sha256="1" * 64)
-    two = DistroPackage(name="b", version="1", architecture="all", sha256="2" * 64)
-    other = DistroPackage(name="b", version="1", architecture="all", sha256="3" * 64)
-    assert sysroot.digest([one, two]) == sysroot.digest([two, one])
-    assert len({sysroot.digest(items) for items in ([one, two], [one, other], [one], [])}) == 4
