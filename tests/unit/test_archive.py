@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -292,6 +293,15 @@ def _shot(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"" for path in root.rglob("*")}
 
 
+def _goes_round(path: Path) -> bool:
+    """Tell a link that leads to itself, of which `realpath` may say anything: of `d -> d//d` it says `/d`."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 def _tried(path: Path, outside: Path) -> None:
     """Unpack, and see that it either worked within its folder or left no trace."""
     before = _shot(outside)
@@ -302,7 +312,8 @@ def _tried(path: Path, outside: Path) -> None:
         assert [other.name for other in path.parent.iterdir()] == [path.name]
     else:
         for found in into.rglob("*"):
-            assert Path(os.path.realpath(found)).is_relative_to(os.path.realpath(top))  # resolve() minds loops
+            if not _goes_round(found):
+                assert Path(os.path.realpath(found)).is_relative_to(os.path.realpath(top))
         assert len(tree_digest(top)) == 64
     assert _shot(outside) == before
 
