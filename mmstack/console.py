@@ -38,10 +38,11 @@ from mmstack.events import (
     Waiting,
 )
 from mmstack.jobs import memory_per_job
-from mmstack.report import OUTCOMES, PAGE_NAME, duration, size, to_manifest, to_markdown
+from mmstack.report import OUTCOMES, PAGE_NAME, to_manifest, to_markdown
 from mmstack.resolve import BUILT_KINDS
 from mmstack.run import is_stopping
 from mmstack.sources.places import redact
+from mmstack.words import duration, gib, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -556,7 +557,7 @@ def _source_facts(plan: Plan) -> Iterator[tuple[str, str]]:
             yield f"{layer.name} flags", " ".join(f"{name}={value}" for name, value in layer.flags.items())
         if layer.seconds:
             here = f"{duration(layer.seconds / layer.jobs.total)} here with {layer.jobs.total} jobs"
-            memory = f"{memory_per_job(layer) / (1 << 30):.1f} GiB of memory a job"
+            memory = f"{gib(memory_per_job(layer))} of memory a job"
             yield f"{layer.name} takes", f"about {duration(layer.seconds)} of one core, {here}: an estimate; {memory}"
 
 

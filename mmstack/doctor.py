@@ -12,6 +12,7 @@ from packaging.version import Version
 from mmstack.errors import HostError, MmstackError, NetworkError
 from mmstack.jobs import MEMORY_KEPT_FREE
 from mmstack.toolchains.compilers import family_and_version
+from mmstack.words import gib
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,6 @@ Verdict = Literal["ok", "warning", "missing"]
 Family = Literal["debian", "fedora", "macos", "other"]
 
 OLDEST_COMPILER = {"gcc": 9, "clang": 10}  # the first with all of C++17
-GIB = 1 << 30
 INSTALL: Mapping[str, Mapping[Family, str]] = {
     "compiler": {
         "debian": "sudo apt-get install build-essential",
@@ -191,21 +191,21 @@ def _install(system: Family) -> str:
 
 
 def _disk(host: Host, needs: Needs, state: Path) -> Finding:
-    found = f"{_gib(host.disk_free)} free for {state}, {_gib(needs.disk)} needed"
+    found = f"{gib(host.disk_free)} free for {state}, {gib(needs.disk)} needed"
     if host.disk_free >= needs.disk:
         return Finding(name="disk", verdict="ok", found=found)
-    fix = f"free {_gib(needs.disk - host.disk_free)}, or set MMSTACK_HOME to a folder on a larger disk"
+    fix = f"free {gib(needs.disk - host.disk_free)}, or set MMSTACK_HOME to a folder on a larger disk"
     return Finding(name="disk", verdict="missing", found=found, fix=fix)
 
 
 def _memory(host: Host, needs: Needs) -> Finding:
-    each = f"{_gib(needs.memory_per_job)} per compile job"
+    each = f"{gib(needs.memory_per_job)} per compile job"
     if host.memory < needs.memory_per_job:
-        found = f"{_gib(host.memory)}, less than {each}"
+        found = f"{gib(host.memory)}, less than {each}"
         return Finding(name="memory", verdict="warning", found=found, fix="add memory or swap; build with --jobs 1")
     room = max(host.memory - MEMORY_KEPT_FREE, needs.memory_per_job)
     jobs = min(host.cores, room // needs.memory_per_job)
-    found = f"{_gib(host.memory)}, {each}: room for {jobs} at once on {host.cores} cores"
+    found = f"{gib(host.memory)}, {each}: room for {jobs} at once on {host.cores} cores"
     return Finding(name="memory", verdict="ok", found=found)
 
 
@@ -252,7 +252,3 @@ def _gpu(host: Host) -> Finding:
         )
     gpus = ", ".join(f"{gpu.name} ({gpu.capability}, driver {gpu.driver})" for gpu in host.gpus)
     return Finding(name="gpu", verdict="ok", found=gpus or "none visible: checks on a GPU will be reported as not run")
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"

@@ -42,6 +42,7 @@ from mmstack.model import EARLIEST
 from mmstack.run import run
 from mmstack.sources.archive import DAMAGE, FREE_BYTES, MAX_BYTES, MAX_MEMBERS, MAX_RATIO
 from mmstack.toolchains import cubins
+from mmstack.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -192,7 +193,7 @@ def naming(wheel: Path, folder: Path) -> str:
     texts = {os.fsencode(folder), os.fsencode(folder.resolve())}
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if any(_holds(archive, name, text) for text in texts)]
-    return _listed(names[:SHOWN], len(names))
+    return listed(names[:SHOWN], len(names))
 
 
 def _holds(archive: zipfile.ZipFile, name: str, text: bytes) -> bool:
@@ -408,12 +409,7 @@ def _repeated(where: str, names: Iterable[str]) -> Iterator[str]:
 
 def _some(what: str, names: Sequence[str]) -> Iterator[str]:
     if names:
-        yield f"{what}: {_listed(names[:SHOWN], len(names))}"
-
-
-def _listed(shown: Sequence[str], count: int) -> str:
-    more = f" and {count - len(shown)} more" if count > len(shown) else ""
-    return f"{', '.join(shown)}{more}"
+        yield f"{what}: {listed(names[:SHOWN], len(names))}"
 
 
 def _check_extensions(wheel: Contents, expected: Expected) -> Iterator[str]:
@@ -552,7 +548,7 @@ def _explain(missing: Sequence[str], reach: Sequence[Path], loader: Loader) -> s
             parts.append(f"{text} ({owners[name]} has it, but is not among the libraries that it needs)")
         else:
             parts.append(f"{text} ({likely.name} has names most like it)" if likely is not None else text)
-    return _listed(parts, len(missing))
+    return listed(parts, len(missing))
 
 
 def _demangled(names: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from mmstack.sources.places import redact
 from mmstack.standalone import NAMED_FAILURES
 from mmstack.store import disk_errors
 from mmstack.verify import toolkit_facts
+from mmstack.words import HOUR, MINUTE, duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,8 +44,6 @@ LONGEST_REASON = 300
 Manifest = dict[str, Any]
 
 PATIENCE = 60
-_MINUTE = 60.0
-_HOUR = 3600.0
 _AXIS_TICKS = 8
 _AXIS_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 86400)
 
@@ -515,26 +514,6 @@ def is_link(text: str) -> bool:
     return re.fullmatch(r"https?://\S+", text, re.IGNORECASE) is not None
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: `0.3 s`, `5 min 12 s`, `1 h 05 min`."""
-    whole = round(seconds)
-    if whole < _MINUTE:
-        return f"{seconds:.1f} s"
-    if whole < _HOUR:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def size(count: int) -> str:
-    """Return bytes as people say them, in powers of a thousand."""
-    number = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":  # noqa: PLR2004 - what kilo means
-            break
-        number /= 1000
-    return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-
-
 def chart(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return where each step's bar lies on a common axis: starts and widths as fractions of `end`."""
     end = max((step["start"] + step["seconds"] for step in steps), default=0.0) or 1.0
@@ -547,11 +526,11 @@ def chart(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _tick(seconds: float, interval: float) -> str:
-    if interval < _MINUTE:
+    if interval < MINUTE:
         return f"{seconds:.1f} s" if interval < 1 else f"{seconds:.0f} s"
-    if interval < _HOUR:
-        return f"{seconds / _MINUTE:.0f} min"
-    return f"{seconds / _HOUR:.0f} h"
+    if interval < HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{seconds / HOUR:.0f} h"
 
 
 def to_markdown(manifest: Manifest) -> str:

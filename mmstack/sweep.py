@@ -16,6 +16,7 @@ from mmstack.report import MANIFEST_NAME, read_manifest_file
 from mmstack.shapes import inner_path, load_as
 from mmstack.store import RECORD, discard
 from mmstack.uses import STANDS_ON, of_result
+from mmstack.words import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -143,11 +144,11 @@ class Swept:
         for item in self.verdicts:
             if item.removed or verbose:
                 verb = ("would remove" if dry_run else "removed") if item.removed else "kept"
-                yield f"{verb} {item.thing.kind} {item.thing.name}, {shown(item.thing.size)}: {item.why}"
+                yield f"{verb} {item.thing.kind} {item.thing.name}, {size(item.thing.size)}: {item.why}"
         kept = Counter((item.thing.kind, item.why) for item in self.verdicts if not item.removed)
         for (kind, why), count in sorted(kept.items()) if not verbose else ():
             yield f"kept {count} of the kind {kind}: {why}"
-        yield f"{shown(self.before)} before, {shown(self.after)} {'would be left' if dry_run else 'now'}"
+        yield f"{size(self.before)} before, {size(self.after)} {'would be left' if dry_run else 'now'}"
 
 
 def read_size(text: str) -> int:
@@ -178,14 +179,6 @@ def read_age(text: str) -> float:
             fix="give a number and a unit: 30d",
         )
     return float(match[1]) * AGES[match[2]]
-
-
-def shown(size: int) -> str:
-    """Return a size in words."""
-    for unit in ("B", "KB", "MB"):
-        if size < SIZES[unit] * 1000:
-            return f"{size / SIZES[unit]:.{0 if unit == 'B' else 1}f} {unit}"
-    return f"{size / SIZES['GB']:.1f} GB"
 
 
 def sweep(
@@ -290,7 +283,7 @@ class _Broom:
         if self.limits.older_than is not None and age > self.limits.older_than:
             return f"last used {age / AGES['d']:.1f} days ago"
         if self.limits.max_size is not None and self.left > self.limits.max_size:
-            return f"least recently used of what is over {shown(self.limits.max_size)}"
+            return f"least recently used of what is over {size(self.limits.max_size)}"
         return ""
 
     def _drop(self, thing: Thing, why: str) -> Verdict:

@@ -15,6 +15,7 @@ from mmstack.errors import BuildError
 from mmstack.events import Notice
 from mmstack.host import memory
 from mmstack.jobs import memory_per_job
+from mmstack.words import gib, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,7 +48,6 @@ KILLED = re.compile(
 )
 KILL_STATUS = str(128 + signal.SIGKILL)
 SHOWN = 3
-GIB = 1 << 30
 
 
 def configure(build: Build) -> str:
@@ -179,7 +179,7 @@ def _fewer(build: Build, jobs: int, killed: Sequence[str], error: BuildError) ->
     Raises:
         BuildError: one alone was killed.
     """
-    names = ", ".join(killed[:SHOWN]) + (f" and {len(killed) - SHOWN} more" if len(killed) > SHOWN else "")
+    names = listed(killed[:SHOWN], len(killed))
     if jobs == build.threads == 1:
         import psutil  # noqa: PLC0415 - for this alone, and all that plans imports this module
 
@@ -189,17 +189,13 @@ def _fewer(build: Build, jobs: int, killed: Sequence[str], error: BuildError) ->
             argv=error.argv,
             status=error.status,
             log=error.log,
-            why=f"memory was not enough for {names}, alone: {_gib(memory())} may be used, {_gib(free)} are free now",
+            why=f"memory was not enough for {names}, alone: {gib(memory())} may be used, {gib(free)} are free now",
             fix="give it more memory or swap, or leave out what is so large; the next run carries on from there",
         ) from error
     each, fewer = memory_per_job(build.layer), max(1, jobs // 2)
     text = f"{build.layer.name}: killed for want of memory: {names}; carrying on with {fewer} at once instead of {jobs}"
-    build.listener(Notice(text=f"{text} (the recipe reckons with {_gib(each)} each)", level="warning"))
+    build.listener(Notice(text=f"{text} (the recipe reckons with {gib(each)} each)", level="warning"))
     return fewer
-
-
-def _gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB"
 
 
 def _tried_again(build: Build, failed: Sequence[str], once: set[str]) -> bool:

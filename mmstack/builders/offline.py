@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmstack import hermetic
 from mmstack.errors import GateError
+from mmstack.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,10 +43,9 @@ class Guard:
         """
         if self.attempts:
             once = list(dict.fromkeys(self.attempts))
-            more = f" and {len(once) - SHOWN} more" if len(once) > SHOWN else ""
             raise GateError(
                 f"{who} wants to download something while it is built",
-                why=", ".join(once[:SHOWN]) + more,
+                why=listed(once[:SHOWN], len(once)),
                 fix="make it a part of the source, or switch off the flag that wants it",
             )
 

@@ -31,12 +31,10 @@ class Mirror:
     What a mirror serves is what the upstream has: commits are named by their content.
 
     Attributes:
-        origin: what the user named, fit to be shown; addresses may hold passwords and are not.
-        base: holds every repository at the path that it has on its own host.
-        rules: pairs of address and replacement, for one repository or all below an address.
+        base: holds every repository at the path that it has on its own host; not shown, for it may hold a password.
+        rules: pairs of address and replacement, for one repository or all below an address; not shown either.
     """
 
-    origin: str = ""
     base: str = field(default="", repr=False)
     rules: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
@@ -71,7 +69,7 @@ def read_mirror(text: str) -> Mirror:
                 why=reason,
                 fix="name it like https://host/path or file:///folder",
             )
-        return Mirror(origin=redact(text), base=text)
+        return Mirror(base=text)
     try:
         file = Path(text).expanduser()
         lines = [] if file.is_dir() else file.read_text(encoding="utf-8-sig").splitlines()
@@ -83,7 +81,7 @@ def read_mirror(text: str) -> Mirror:
         ) from None
     if file.is_dir():
         raise UsageError(f"--mirror {text} is a folder", fix=f"name it by its address: {file.absolute().as_uri()}")
-    return Mirror(origin=text, rules=_rules(file, lines))
+    return Mirror(rules=_rules(file, lines))
 
 
 def fault(url: str) -> str:

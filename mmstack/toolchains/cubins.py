@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from mmstack.errors import CommandError, DiskError, GateError, HostError
 from mmstack.model import GpuCode
 from mmstack.run import run
+from mmstack.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -182,8 +183,7 @@ def _shown(kernels: Counter[str]) -> str:
     if program is not None:
         with suppress(HostError, CommandError):
             names = run([program, "--no-params", "--", *names[:SHOWN]], env={}).output.splitlines() + names[SHOWN:]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    return listed(names[:SHOWN], len(names))
 
 
 def _unreadable(module: str, why: str) -> GateError:

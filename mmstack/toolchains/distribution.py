@@ -41,7 +41,6 @@ class Network:
 
     program: Path
     socket: Path
-    scheduler: str
     machines: int
     slots: int
 
@@ -88,7 +87,7 @@ def find(wish: str, environ: Mapping[str, str]) -> Network | None:
     others = [jobs for address, port, jobs in machines if port and address != ours]
     if not others:
         raise HostError("no other machine compiles for this one", why=f"{scheduler} lists {ours} alone", fix=FIX)
-    return Network(program=Path(program), socket=daemon, scheduler=scheduler, machines=len(others), slots=sum(others))
+    return Network(program=Path(program), socket=daemon, machines=len(others), slots=sum(others))
 
 
 def launching(network: Network, cached: Mapping[str, str]) -> dict[str, str]:

@@ -37,11 +37,9 @@ from mmstack.report import (
     Report,
     alone,
     chart,
-    duration,
     is_link,
     read_manifest,
     render,
-    size,
     to_manifest,
     to_markdown,
     write,
@@ -525,18 +523,6 @@ def test_any_run_has_a_readable_axis(times: list[tuple[float, float]]) -> None:
     drawn = chart([{"start": start, "seconds": seconds} for start, seconds in times])
     assert 1 <= len(drawn["ticks"]) <= 10
     assert all(bar["at"] + bar["width"] <= 1 + 1e-9 for bar in drawn["bars"])
-
-
-def test_times_and_sizes_read_as_people_say_them() -> None:
-    """Small numbers keep a digit, large ones change their unit."""
-    assert [duration(each) for each in (0, 0.34, 59.96, 83, 3900)] == [
-        "0.0 s",
-        "0.3 s",
-        "1 min 00 s",
-        "1 min 23 s",
-        "1 h 05 min",
-    ]
-    assert [size(each) for each in (0, 999, 12_345_678, 5_000_000_000_000)] == ["0 B", "999 B", "12.3 MB", "5000.0 GB"]
 
 
 def test_markdown_obeys_nothing_of_what_it_quotes() -> None:

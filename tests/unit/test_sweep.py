@@ -208,7 +208,7 @@ def test_what_was_not_used_for_longest_goes_first(bench: Bench) -> None:
     older = bench.make(f"downloads/{KEYS[2]}/a.whl", size=4000, days=10)
     young = bench.make("toolkits/cuda-1/a", size=4000, days=1)
     swept = bench.sweep(max_size=9000)
-    assert removed(swept) == {f"downloads/{KEYS[2]}": "least recently used of what is over 9.0 KB"}
+    assert removed(swept) == {f"downloads/{KEYS[2]}": "least recently used of what is over 9.0 kB"}
     assert (older.exists(), old.exists(), young.exists()) == (False, True, True)
     assert (swept.before, swept.after) == (12000, 8000)
     assert bench.sweep(max_size=0).after == 0
