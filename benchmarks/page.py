@@ -67,7 +67,7 @@ def render(parts: Sequence[tuple[Mapping[str, str], Sequence[Mapping[str, Any]]]
         "Invoke. These have none: upstream's way, which ours is a share of; a build out of a compiler cache, which",
         "compiles nothing; four architectures, for which ninja was not run alone; the step `build` and what it is held",
         "against, to see what is added to ninja; calls, which build nothing; torch's files, where what headers take is",
-        "the question; a changed source and a cache that is filled, where they were measured before theirs was.",
+        "the question.",
     ]
     for facts, rows in parts:
         lines += ["", "; ".join(f"{name}: {value}" for name, value in facts.items()) + ".", ""]

@@ -16,8 +16,8 @@ def duration(seconds: float) -> str:
     if whole < MINUTE:
         return f"{seconds:.1f} s"
     if whole < HOUR:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+        return f"{whole // MINUTE} min {whole % MINUTE:02} s"
+    return f"{whole // HOUR} h {whole % HOUR // MINUTE:02} min"
 
 
 def size(count: int) -> str:
